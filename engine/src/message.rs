@@ -1,0 +1,238 @@
+//! What nodes say to each other. The wire form is the network's business.
+//!
+//! | message | from | durable before it leaves | answered by |
+//! |---|---|---|---|
+//! | [`RequestVote`] | (pre-)candidate | its own term and vote (not for a pre-vote) | [`RequestVoteAnswer`] |
+//! | [`RequestVoteAnswer`] | voter | term and vote, if granted (not for a pre-vote) | |
+//! | [`Heartbeat`] | leader | nothing | [`HeartbeatAnswer`], at once |
+//! | [`HeartbeatAnswer`] | follower | everything up to its `matched` | |
+//! | [`AppendEntries`] | leader's replication stream | nothing | [`AppendEntriesAnswer`] |
+//! | [`AppendEntriesAnswer`] | follower | everything up to its `matched` | |
+//! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
+//! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
+//! | [`Stranger`] | any member, to a node it does not know in this incarnation | nothing | |
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::block::EntryBlock;
+use crate::types::{Index, LogId, Term};
+
+/// Any message of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// See [`RequestVote`].
+    RequestVote(RequestVote),
+    /// See [`RequestVoteAnswer`].
+    RequestVoteAnswer(RequestVoteAnswer),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`HeartbeatAnswer`].
+    HeartbeatAnswer(HeartbeatAnswer),
+    /// See [`AppendEntries`].
+    AppendEntries(AppendEntries),
+    /// See [`AppendEntriesAnswer`].
+    AppendEntriesAnswer(AppendEntriesAnswer),
+    /// See [`ReadIndex`].
+    ReadIndex(ReadIndex),
+    /// See [`ReadIndexAnswer`].
+    ReadIndexAnswer(ReadIndexAnswer),
+    /// See [`Stranger`].
+    Stranger(Stranger),
+}
+
+/// A candidate asks for a vote (paper §5.2), or asks whether it would get one (thesis §9.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestVote {
+    /// Whether this only asks: no term changes, no vote is given.
+    pub pre: bool,
+    /// The term of the election; for a pre-vote the term that would follow.
+    pub term: Term,
+    /// The candidate's last entry, for the up-to-date rule (paper §5.4.1).
+    pub last: LogId,
+}
+
+/// The answer to a [`RequestVote`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestVoteAnswer {
+    /// Which kind of request this answers.
+    pub pre: bool,
+    /// The term asked for if granted, otherwise the answering node's own term, so that a laggard
+    /// catches up.
+    pub term: Term,
+    /// Whether the vote is (or would be) given.
+    pub granted: bool,
+}
+
+/// A leader says it is alive. Never queues behind entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The leader's term.
+    pub term: Term,
+    /// The replication session with this follower; echoed in the answer.
+    pub session: u64,
+    /// Number of this round of heartbeats, growing within a term; echoed in the answer.
+    pub round: u64,
+    /// The leader's commit index. The follower commits no further than it has verified.
+    pub commit: Index,
+    /// For how long after receipt the follower is asked to grant no vote.
+    pub promise: Duration,
+}
+
+/// The answer to a [`Heartbeat`]; leaves at once, so that a slow disk does not look like a dead
+/// node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeartbeatAnswer {
+    /// The follower's term; if higher than the leader's, the leader steps down.
+    pub term: Term,
+    /// The session of the heartbeat.
+    pub session: u64,
+    /// The round of the heartbeat.
+    pub round: u64,
+    /// Up to where the follower's log is known to equal the leader's, durable or not.
+    pub accepted: Index,
+    /// The durable part of `accepted`.
+    pub matched: Index,
+    /// For how long the follower did promise to grant no vote.
+    pub promised: Duration,
+}
+
+/// A leader replicates entries (paper §5.3). Built by the replication stream of the follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendEntries {
+    /// The leader's term.
+    pub term: Term,
+    /// The replication session; echoed in the answer.
+    pub session: u64,
+    /// The entry before the first of `blocks`, for the consistency check.
+    pub prev: LogId,
+    /// Contiguous entries, the first directly after `prev`. Empty for a probe.
+    pub blocks: Vec<EntryBlock>,
+    /// The leader's commit index.
+    pub commit: Index,
+    /// As in [`Heartbeat::promise`].
+    pub promise: Duration,
+}
+
+impl AppendEntries {
+    /// The last entry the follower has if it accepts this.
+    pub fn last(&self) -> LogId {
+        self.blocks.last().map_or(self.prev, EntryBlock::last)
+    }
+}
+
+/// The answer to one or more [`AppendEntries`]; a success leaves only when it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendEntriesAnswer {
+    /// The follower's term; if higher than the leader's, the leader steps down.
+    pub term: Term,
+    /// The session of the newest append this answers.
+    pub session: u64,
+    /// Up to where the follower's durable log is known to equal the leader's.
+    pub matched: Index,
+    /// The consistency check failed: the follower's last entry that may still match, chosen by
+    /// term so that each exchange skips a whole term (paper §5.3, end).
+    pub conflict: Option<LogId>,
+}
+
+/// A follower asks the leader for a read index (thesis §6.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    /// The follower's term.
+    pub term: Term,
+    /// Unique among all reads of this follower; echoed in the answer.
+    pub context: u64,
+}
+
+/// The answer to a [`ReadIndex`]: a commit index at least as new as the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadIndexAnswer {
+    /// The leader's term.
+    pub term: Term,
+    /// The context of the request.
+    pub context: u64,
+    /// What the reader must have applied, or `None` if this node can't say (it does not lead).
+    pub index: Option<Index>,
+}
+
+/// "The membership knows your id with another incarnation": the sender refuses to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// The incarnation that was refused.
+    pub refused: u64,
+}
+
+impl Message {
+    /// The term the message speaks for; `None` where the term rule (paper §5.1) does not apply.
+    ///
+    /// A pre-vote names a term that nobody is in yet, so neither its request nor a granted answer
+    /// moves anyone's term.
+    pub fn term(&self) -> Option<Term> {
+        match self {
+            Message::RequestVote(m) if m.pre => None,
+            Message::RequestVote(m) => Some(m.term),
+            Message::RequestVoteAnswer(m) if m.pre && m.granted => None,
+            Message::RequestVoteAnswer(m) => Some(m.term),
+            Message::Heartbeat(m) => Some(m.term),
+            Message::HeartbeatAnswer(m) => Some(m.term),
+            Message::AppendEntries(m) => Some(m.term),
+            Message::AppendEntriesAnswer(m) => Some(m.term),
+            Message::ReadIndex(m) => Some(m.term),
+            Message::ReadIndexAnswer(m) => Some(m.term),
+            Message::Stranger(_) => None,
+        }
+    }
+}
+
+fn pre(pre: bool) -> &'static str {
+    if pre { "PreVote" } else { "RequestVote" }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Message::RequestVote(m) => {
+                write!(f, "{} term={} last={}", pre(m.pre), m.term, m.last)
+            }
+            Message::RequestVoteAnswer(m) => {
+                let verdict = if m.granted { "granted" } else { "refused" };
+                write!(f, "{}Answer term={} {verdict}", pre(m.pre), m.term)
+            }
+            Message::Heartbeat(m) => write!(
+                f,
+                "Heartbeat term={} session={} round={} commit={}",
+                m.term, m.session, m.round, m.commit
+            ),
+            Message::HeartbeatAnswer(m) => write!(
+                f,
+                "HeartbeatAnswer term={} session={} round={} accepted={} matched={}",
+                m.term, m.session, m.round, m.accepted, m.matched
+            ),
+            Message::AppendEntries(m) => {
+                write!(f, "AppendEntries term={} session={} prev={} [", m.term, m.session, m.prev)?;
+                for (i, block) in m.blocks.iter().enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}{block}")?;
+                }
+                write!(f, "] commit={}", m.commit)
+            }
+            Message::AppendEntriesAnswer(m) => {
+                write!(f, "AppendEntriesAnswer term={} session={}", m.term, m.session)?;
+                match m.conflict {
+                    Some(hint) => write!(f, " conflict hint={hint}"),
+                    None => write!(f, " matched={}", m.matched),
+                }
+            }
+            Message::ReadIndex(m) => write!(f, "ReadIndex term={} context={}", m.term, m.context),
+            Message::ReadIndexAnswer(m) => {
+                write!(f, "ReadIndexAnswer term={} context={} index=", m.term, m.context)?;
+                match m.index {
+                    Some(index) => write!(f, "{index}"),
+                    None => f.write_str("none"),
+                }
+            }
+            Message::Stranger(m) => write!(f, "Stranger refused={}", m.refused),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What travels between hosts, and the trait that carries it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyerror::AnyError;
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_engine::{GroupId, NodeId, Term};
+
+/// Carries messages to other nodes; implemented once per transport.
+///
+/// One way only: an answer is a message of its own, sent by the other side through its own
+/// network. What arrives is handed to [`Inbound::receive`]. Over HTTP that is one POST out and one
+/// route in.
+#[async_trait]
+pub trait RaftNetwork: Send + Sync + 'static {
+    /// Sends `messages` to `to`, in order, and returns when the next may be sent: written to a
+    /// socket, say, not received.
+    ///
+    /// Called by the stream task of (peer, lane), one call at a time for each, so order within a
+    /// lane is kept by waiting for the previous send. Messages may be lost, also after `Ok`, and
+    /// may arrive twice; they are never altered. A lane must not wait for another lane of the same
+    /// peer. A dropped future may lose its messages, never half of one.
+    ///
+    /// # Errors
+    /// The peer can't be reached now. The messages count as lost; the caller pauses for a moment
+    /// and goes on with newer ones.
+    async fn send(
+        &self,
+        to: &Peer,
+        lane: Lane,
+        messages: Vec<Envelope>,
+    ) -> Result<(), NetworkError>;
+}
+
+/// The receiving side: implemented by the host, called by transports.
+pub trait Inbound: Send + Sync + 'static {
+    /// What this host says of itself when it opens a connection to `to`, or answers one.
+    fn hello(&self, to: NodeId) -> Hello;
+
+    /// Whether to talk to who says `hello`. Called by transports with connections, once for each.
+    ///
+    /// # Errors
+    /// Why not, in words for the other side's operator.
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
+
+    /// Takes messages that arrived, in order. Synchronous and quick: it queues, or drops where the
+    /// queue is full (the network may lose messages), and never blocks. Whatever the messages say,
+    /// it does not panic.
+    fn receive(&self, messages: Vec<Envelope>);
+}
+
+/// A member, as the network sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// Its address from the membership, in the network's own notation.
+    pub address: String,
+}
+
+/// What a message may wait behind. Each lane of a peer is a stream of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Heartbeats, votes, acknowledgements, reads: small, never behind anything large.
+    Control,
+    /// Entries on their way to a follower.
+    Entries,
+    /// Writes forwarded to the leader, and their answers.
+    Clients,
+}
+
+impl Lane {
+    /// Every lane.
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Entries, Lane::Clients];
+}
+
+/// A message with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The cluster of the sender, 0 if it belongs to none yet.
+    pub cluster: u64,
+    /// The group.
+    pub group: GroupId,
+    /// The sender.
+    pub from: NodeId,
+    /// The receiver.
+    pub to: NodeId,
+    /// The incarnation of the sender's data directory.
+    pub incarnation: u64,
+    /// The message.
+    pub message: Message,
+}
+
+/// Anything one node says to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// The protocol itself.
+    Raft(quorate_engine::Message),
+    /// Writes for the leader.
+    Forward(Forward),
+    /// What became of forwarded writes.
+    Forwarded(Forwarded),
+}
+
+/// Writes that a node passes on to the leader. One hop; never sent a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The term in which the sender knows the receiver as the leader; in any other the receiver
+    /// refuses, so that a late copy can't be applied.
+    pub term: Term,
+    /// Drawn when the sender's process started: tokens of an earlier life mean nothing.
+    pub boot: u64,
+    /// Grows with each message of a boot. The receiver takes each number once.
+    pub sequence: u64,
+    /// How long the sender will wait.
+    pub timeout: Duration,
+    /// Codec version of the commands.
+    pub codec: u16,
+    /// One group of commands per caller.
+    pub writes: Vec<ForwardWrite>,
+}
+
+/// One caller's commands: proposed as one contiguous run, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardWrite {
+    /// The caller, in the sender's words; echoed in the answer.
+    pub token: u64,
+    /// The commands.
+    pub commands: Vec<Bytes>,
+}
+
+/// Answers to forwarded writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The boot of the [`Forward`].
+    pub boot: u64,
+    /// One answer per caller.
+    pub answers: Vec<ForwardAnswer>,
+}
+
+/// What became of one caller's commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAnswer {
+    /// The token of the [`ForwardWrite`].
+    pub token: u64,
+    /// The outcome.
+    pub outcome: ForwardOutcome,
+}
+
+/// The outcome of a forwarded write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardOutcome {
+    /// Applied; one encoded response per command.
+    Applied(Vec<Bytes>),
+    /// Certainly not done: the receiver does not lead. It may know who does.
+    NotLeader(Option<NodeId>),
+    /// Certainly not done: the receiver has no room.
+    Overloaded,
+    /// Certainly not done: another leader's entries took the place.
+    Overwritten,
+    /// Certainly not done: the receiver can't use the command.
+    Refused(String),
+    /// May have been done.
+    Unknown,
+}
+
+/// The first thing both sides of a connection say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The lowest protocol version the speaker understands.
+    pub min_version: u32,
+    /// The highest.
+    pub max_version: u32,
+    /// The cluster's name, as configured.
+    pub cluster_name: String,
+    /// The cluster's id, 0 while unknown.
+    pub cluster: u64,
+    /// The speaker.
+    pub from: NodeId,
+    /// Whom it expects at the other end.
+    pub to: NodeId,
+    /// The speaker's incarnation.
+    pub incarnation: u64,
+}
+
+/// The protocol versions this build speaks, lowest and highest.
+pub const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
+
+/// Why a connection was refused, for the other side's operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Why messages could not be sent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// Nobody there, or the connection broke.
+    #[error("node {peer} can't be reached: {cause}")]
+    Unreachable {
+        /// Whom it was for.
+        peer: NodeId,
+        /// What the transport says.
+        cause: AnyError,
+    },
+    /// The other side answered and refused.
+    #[error("node {peer} refuses this node: {reason}")]
+    Refused {
+        /// Who refuses.
+        peer: NodeId,
+        /// Its words.
+        reason: String,
+    },
+    /// A message larger than the transport carries.
+    #[error("a message of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// The message.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// A shared network.
+pub type SharedNetwork = Arc<dyn RaftNetwork>;
