@@ -10,6 +10,8 @@
 //! | [`AppendEntriesAnswer`] | follower | everything up to its `matched` | |
 //! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
 //! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
+//! | [`Introduce`] | pre-candidate of a group that was just initialized | nothing | [`Introduced`] |
+//! | [`Introduced`] | member that took the first configuration | that configuration | |
 //! | [`Stranger`] | any member, to a node it does not know in this incarnation | nothing | |
 
 use std::fmt;
@@ -38,6 +40,10 @@ pub enum Message {
     ReadIndex(ReadIndex),
     /// See [`ReadIndexAnswer`].
     ReadIndexAnswer(ReadIndexAnswer),
+    /// See [`Introduce`].
+    Introduce(Introduce),
+    /// See [`Introduced`].
+    Introduced(Introduced),
     /// See [`Stranger`].
     Stranger(Stranger),
 }
@@ -156,6 +162,19 @@ pub struct ReadIndexAnswer {
     pub index: Option<Index>,
 }
 
+/// The first configuration, for a member that has none yet: a node grants no vote before it has
+/// accepted a configuration, so a new group has to be introduced to its members before it can elect
+/// anyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introduce {
+    /// The entry at index 1, term 0: the same on every node of a cluster.
+    pub configuration: EntryBlock,
+}
+
+/// The first configuration is durable at the sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introduced {}
+
 /// "The membership knows your id with another incarnation": the sender refuses to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
@@ -180,7 +199,7 @@ impl Message {
             Message::AppendEntriesAnswer(m) => Some(m.term),
             Message::ReadIndex(m) => Some(m.term),
             Message::ReadIndexAnswer(m) => Some(m.term),
-            Message::Stranger(_) => None,
+            Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => None,
         }
     }
 }
@@ -232,6 +251,8 @@ impl fmt::Display for Message {
                     None => f.write_str("none"),
                 }
             }
+            Message::Introduce(m) => write!(f, "Introduce [{}]", m.configuration),
+            Message::Introduced(_) => f.write_str("Introduced"),
             Message::Stranger(m) => write!(f, "Stranger refused={}", m.refused),
         }
     }

@@ -1,0 +1,124 @@
+//! Majorities, of one voter set or of two (paper §6: a joint decision needs both).
+
+use std::collections::BTreeSet;
+
+use crate::membership::Membership;
+use crate::types::NodeId;
+
+/// Members that make a majority of `voters` voters.
+pub fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Whether those for whom `yes` holds are a quorum of `membership`.
+pub fn is_quorum(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
+    membership
+        .voter_sets()
+        .all(|set| set.iter().filter(|id| yes(**id)).count() >= majority(set.len()))
+}
+
+/// The largest value that a quorum has reached, each voter having reached `value(id)`.
+///
+/// Of log indexes it is the commit index, of rounds the confirmed round, of times the moment up to
+/// which a quorum was heard.
+pub fn reached_by_quorum<T: Ord + Copy>(
+    membership: &Membership,
+    value: impl Fn(NodeId) -> T,
+) -> T {
+    let of_set = |set: &BTreeSet<NodeId>| {
+        // Clusters are small: insertion into an array on the stack beats sorting a vector.
+        let mut values = [None; 16];
+        if set.len() <= values.len() {
+            for (slot, id) in values.iter_mut().zip(set) {
+                *slot = Some(value(*id));
+            }
+            let values = &mut values[..set.len()];
+            values.sort_unstable();
+            values[set.len() - majority(set.len())]
+        } else {
+            let mut values: Vec<_> = set.iter().map(|id| Some(value(*id))).collect();
+            values.sort_unstable();
+            values[set.len() - majority(set.len())]
+        }
+    };
+    membership
+        .voter_sets()
+        .filter_map(of_set)
+        .min()
+        .expect("a membership has at least one voter in each of its sets")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Member;
+
+    fn membership(voters: &[u64], outgoing: &[u64]) -> Membership {
+        let members =
+            voters.iter().chain(outgoing).map(|id| (*id, Member::default())).collect();
+        Membership::new(
+            voters.iter().copied().collect(),
+            outgoing.iter().copied().collect(),
+            BTreeSet::new(),
+            members,
+        )
+        .unwrap()
+    }
+
+    /// Every subset of up to 7 voters: quorums are the majorities, and any two intersect.
+    #[test]
+    fn quorums_of_one_set_exhaustively() {
+        for n in 1..=7u64 {
+            let m = membership(&(1..=n).collect::<Vec<_>>(), &[]);
+            let quorums: Vec<u64> = (0..1u64 << n)
+                .filter(|bits| is_quorum(&m, |id| bits >> (id - 1) & 1 == 1))
+                .collect();
+            assert!(quorums.iter().all(|q| q.count_ones() as u64 * 2 > n));
+            for a in &quorums {
+                assert!(quorums.iter().all(|b| a & b != 0));
+            }
+        }
+    }
+
+    /// Every pair of voter sets over 4 nodes, every subset: a joint quorum is a quorum of each.
+    #[test]
+    fn joint_quorums_exhaustively() {
+        for new in 1u64..16 {
+            for old in 1u64..16 {
+                let ids =
+                    |bits: u64| (1..=4).filter(|i| bits >> (i - 1) & 1 == 1).collect::<Vec<_>>();
+                let m = membership(&ids(new), &ids(old));
+                for yes in 0u64..16 {
+                    let has = |set: u64| (yes & set).count_ones() * 2 > set.count_ones();
+                    assert_eq!(
+                        is_quorum(&m, |id| yes >> (id - 1) & 1 == 1),
+                        has(new) && has(old),
+                        "new {new:b} old {old:b} yes {yes:b}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The value reached is the largest for which those at or above it are a quorum.
+    #[test]
+    fn reached_agrees_with_is_quorum_exhaustively() {
+        let sets: [(&[u64], &[u64]); 5] =
+            [(&[1], &[]), (&[1, 2], &[]), (&[1, 2, 3], &[]), (&[1, 2, 3, 4], &[]), (&[1, 2], &[2, 3, 4])];
+        for (new, old) in sets {
+            let m = membership(new, old);
+            for code in 0..4u64.pow(4) {
+                let value = |id: u64| code / 4u64.pow(id as u32 - 1) % 4;
+                let reached = reached_by_quorum(&m, value);
+                assert!(is_quorum(&m, |id| value(id) >= reached));
+                assert!(!is_quorum(&m, |id| value(id) > reached));
+            }
+        }
+    }
+
+    #[test]
+    fn large_sets_take_the_slow_path() {
+        let ids: Vec<u64> = (1..=21).collect();
+        assert_eq!(reached_by_quorum(&membership(&ids, &[]), |id| id), 11);
+    }
+}
