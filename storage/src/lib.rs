@@ -5,9 +5,13 @@
 //! [`MemoryStorage`], or the durable log in [`wal`].
 
 mod codec;
+pub mod conformance;
 mod log;
+mod memory;
+mod state;
 mod state_machine;
 
 pub use codec::*;
 pub use log::*;
+pub use memory::*;
 pub use state_machine::*;

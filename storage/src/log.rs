@@ -176,7 +176,9 @@ pub enum StorageError {
     #[error("storage failed: {0}; the node stops, check the disk and start it again")]
     Failed(AnyError),
     /// The stored bytes are damaged where they had been durable.
-    #[error("the log is damaged: {0}; restore this node from its peers, do not start it with what is left")]
+    #[error(
+        "the log is damaged: {0}; restore this node from its peers, do not start it with what is left"
+    )]
     Corrupt(String),
     /// Another process has the store open.
     #[error("{0} is in use by another process; stop it or choose another directory")]

@@ -1,0 +1,787 @@
+//! Checks for implementors of [`RaftStorage`]: what the node relies on, case by case.
+//!
+//! An implementor describes how to open the store, how to cut its power, and how to open what is
+//! left ([`Fixture`]), and calls [`run`] in a test:
+//!
+//! ```
+//! use quorate_storage::conformance::{self, Fixture};
+//! use quorate_storage::{MemoryDisk, MemoryStorage, StorageError};
+//!
+//! struct InMemory(MemoryDisk);
+//!
+//! impl Fixture for InMemory {
+//!     type Storage = MemoryStorage;
+//!
+//!     fn open(&mut self) -> Result<MemoryStorage, StorageError> {
+//!         Ok(self.0.open())
+//!     }
+//!
+//!     fn crash(&mut self, storage: MemoryStorage) {
+//!         drop(storage); // nothing is unsynced, so nothing is lost
+//!     }
+//! }
+//!
+//! conformance::run(|| InMemory(MemoryDisk::new()));
+//! ```
+//!
+//! The suite is plain blocking code and needs no runtime: it waits for completions on a channel
+//! and polls reads on the calling thread. A store whose reads need a runtime is tested from inside
+//! one that has other threads. Its only clock is a limit of [`PATIENCE`] on a completion that never
+//! comes. The model it compares with is a map from index to entry, as slow as it is plain.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::{Batch, EntryBlock, EntryKind, HardState, Index, LogId, Membership, TermRun};
+
+use crate::log::{
+    Identity, LogOp, LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch,
+    WriteDone,
+};
+
+/// How long a completion may take before a case gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One disk with one store on it, whose power can be cut.
+pub trait Fixture {
+    /// The store under test.
+    type Storage: RaftStorage;
+
+    /// Opens the store on the fixture's disk, which is empty the first time.
+    ///
+    /// # Errors
+    /// Whatever opening gives; the case then fails.
+    fn open(&mut self) -> Result<Self::Storage, StorageError>;
+
+    /// Cuts the power: whatever was not synced is lost, as far as the fixture can arrange that, and
+    /// the store is dropped. A fixture on a real disk, where nothing can be lost on purpose, drops
+    /// the store.
+    fn crash(&mut self, storage: Self::Storage);
+
+    /// Opens what a crash or a dropped handle left. The same as [`Fixture::open`] unless a restart
+    /// takes more.
+    ///
+    /// # Errors
+    /// As [`Fixture::open`].
+    fn reopen(&mut self) -> Result<Self::Storage, StorageError> {
+        self.open()
+    }
+}
+
+/// A case of the suite: its name, and the check, which panics when the store is at fault.
+pub type Case<F> = (&'static str, fn(&mut Session<F>));
+
+/// Every case, for running them one by one.
+pub fn cases<F: Fixture>() -> Vec<Case<F>> {
+    vec![
+        ("an empty store recovers to nothing", empty),
+        ("identity and hard state survive", identity_and_hard_state),
+        ("identity and hard state change together", one_record),
+        ("appended entries are read back as written", appended),
+        ("a block replaces the suffix from its first index", overwrite),
+        ("a block replaces from the middle of another", overwrite_inside_a_block),
+        ("terms and configurations follow a truncation", configurations),
+        ("completions come in order", order),
+        ("what completed survives a crash", completed_survives),
+        ("a crash keeps a prefix of whole batches", prefix),
+        ("entries can be compacted", compact),
+        ("compaction ends inside a block", compact_inside_a_block),
+        ("a reset empties the log", reset),
+        ("a reset goes back as well", reset_over_a_longer_log),
+        ("a read after another log's entry is superseded", superseded),
+        ("reads are bounded and contiguous", bounded),
+        ("a reader outlives writes and sees them", reader_sees_writes),
+        ("a dropped handle leaves whole batches", dropped_handle),
+        ("large blocks survive", large),
+        ("hard state survives many appends", hard_state_stays),
+        ("random batches and crashes leave a prefix", random),
+    ]
+}
+
+/// Runs every case on a fixture of its own.
+///
+/// # Panics
+/// When the store breaks a rule; the message begins with the name of the case.
+pub fn run<F: Fixture>(mut fixture: impl FnMut() -> F) {
+    for (name, case) in cases::<F>() {
+        case(&mut Session { name, fixture: fixture(), model: Model::default() });
+    }
+}
+
+/// What a case works with: the fixture, and a model of what the store should hold.
+pub struct Session<F> {
+    name: &'static str,
+    fixture: F,
+    model: Model,
+}
+
+impl<F: Fixture> Session<F> {
+    /// A session for running a case outside of [`run`]; `name` is in its messages.
+    pub fn new(name: &'static str, fixture: F) -> Self {
+        Self { name, fixture, model: Model::default() }
+    }
+
+    fn open(&mut self) -> F::Storage {
+        match self.fixture.open() {
+            Ok(storage) => storage,
+            Err(e) => panic!("{}: open failed: {e}", self.name),
+        }
+    }
+
+    /// An open, recovered, empty store whose group has seen term 9.
+    fn start(&mut self) -> F::Storage {
+        let mut storage = self.open();
+        self.expect(&mut storage);
+        self.write(&mut storage, vec![hard_state(9, Some(3))]);
+        storage
+    }
+
+    fn reopen(&mut self) -> F::Storage {
+        match self.fixture.reopen() {
+            Ok(storage) => storage,
+            Err(e) => panic!("{}: reopen failed: {e}", self.name),
+        }
+    }
+
+    /// Writes a batch to store and model, waits until it is durable.
+    fn write(&mut self, storage: &mut F::Storage, ops: Vec<LogOp>) {
+        ops.iter().for_each(|op| self.model.apply(op));
+        let outcome = submit(storage, ops);
+        self.wait(outcome);
+    }
+
+    fn wait(&self, outcome: Receiver<Result<(), StorageError>>) {
+        match outcome.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => panic!("{}: a write failed: {e}", self.name),
+            Err(_) => panic!("{}: a write was never completed", self.name),
+        }
+    }
+
+    /// Recovers `storage` and compares it with the model, entries included.
+    fn expect(&self, storage: &mut F::Storage) {
+        let found = self.recover(storage);
+        assert_eq!(found, self.model.recovered(), "{}: recovered state", self.name);
+        self.expect_entries(storage);
+    }
+
+    /// Compares what can be read with the model, without recovering.
+    fn expect_entries(&self, storage: &F::Storage) {
+        let model = self.model.recovered();
+        let found = self.entries(&*storage.reader(), model.compacted, model.last.index);
+        assert_eq!(found, self.model.entries, "{}: entries", self.name);
+    }
+
+    fn recover(&self, storage: &mut F::Storage) -> Recovered {
+        match storage.recover() {
+            Ok(found) => found,
+            Err(e) => panic!("{}: recovery failed: {e}", self.name),
+        }
+    }
+
+    /// Crashes, reopens, and compares with the model.
+    fn crash(&mut self, storage: F::Storage) -> F::Storage {
+        self.fixture.crash(storage);
+        let mut storage = self.reopen();
+        self.expect(&mut storage);
+        storage
+    }
+
+    /// Everything after `after`, by as many reads as it takes.
+    fn entries(&self, reader: &dyn LogReader, after: LogId, last: Index) -> Entries {
+        let mut entries = Entries::new();
+        let mut after = after;
+        while after.index < last {
+            let blocks = match block_on(reader.read(after, last, 1000)) {
+                Ok(blocks) => blocks,
+                Err(e) => panic!("{}: reading after {after}: {e}", self.name),
+            };
+            assert!(!blocks.is_empty(), "{}: nothing after {after}", self.name);
+            for block in blocks {
+                assert_eq!(block.first(), after.index + 1, "{}: contiguous", self.name);
+                assert!(block.last().index <= last, "{}: beyond what was asked", self.name);
+                after = block.last();
+                put(&mut entries, &block);
+            }
+        }
+        entries
+    }
+
+    fn read(
+        &self,
+        storage: &F::Storage,
+        after: LogId,
+        through: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<EntryBlock>, LogReadError> {
+        block_on(storage.reader().read(after, through, max_bytes))
+    }
+}
+
+/// Entry by index: term, kind, codec version, payload.
+type Entries = BTreeMap<Index, (u64, EntryKind, u16, Bytes)>;
+
+#[derive(Clone, Debug, Default)]
+struct Model {
+    identity: Option<Identity>,
+    hard_state: HardState,
+    compacted: LogId,
+    entries: Entries,
+}
+
+fn put(entries: &mut Entries, block: &EntryBlock) {
+    for (index, payload) in (block.first()..).zip(block.entries()) {
+        entries.insert(index, (block.term(), block.kind(), block.codec(), payload));
+    }
+}
+
+impl Model {
+    fn apply(&mut self, op: &LogOp) {
+        match op {
+            LogOp::Identity(identity) => self.identity = Some(*identity),
+            LogOp::HardState(hard_state) => self.hard_state = *hard_state,
+            LogOp::Append(block) => {
+                self.entries.split_off(&block.first());
+                put(&mut self.entries, block);
+            }
+            LogOp::Compact { through } => {
+                self.entries = self.entries.split_off(&(through.index + 1));
+                self.compacted = *through;
+            }
+            LogOp::Reset { to } => {
+                self.entries.clear();
+                self.compacted = *to;
+            }
+        }
+    }
+
+    fn recovered(&self) -> Recovered {
+        let mut runs: Vec<TermRun> = Vec::new();
+        let mut configurations = Vec::new();
+        let mut last = self.compacted;
+        for (&index, (term, kind, _, payload)) in &self.entries {
+            last = LogId::new(*term, index);
+            if runs.last().is_none_or(|run| run.term != *term) {
+                runs.push(TermRun { first: index, term: *term });
+            }
+            if *kind == EntryKind::Configuration {
+                let membership = Membership::from_bytes(payload).expect("the model's own bytes");
+                configurations.push((last, membership));
+            }
+        }
+        Recovered {
+            identity: self.identity,
+            hard_state: self.hard_state,
+            compacted: self.compacted,
+            last,
+            runs,
+            configurations,
+        }
+    }
+}
+
+fn submit(storage: &mut impl RaftStorage, ops: Vec<LogOp>) -> Receiver<Result<(), StorageError>> {
+    let (sender, receiver) = mpsc::channel();
+    // A case that gave up has dropped its receiver.
+    let done = WriteDone::new(move |outcome| drop(sender.send(outcome)));
+    storage.submit(WriteBatch { ops }, done);
+    receiver
+}
+
+fn hard_state(term: u64, voted_for: Option<u64>) -> LogOp {
+    LogOp::HardState(HardState { term, voted_for })
+}
+
+fn identity(cluster: u64) -> LogOp {
+    LogOp::Identity(Identity { node: 7, incarnation: 0xfeed_beef_0bad_cafe, cluster })
+}
+
+/// `count` commands, told apart by term and index.
+fn commands(term: u64, first: Index, count: u64) -> EntryBlock {
+    let mut batch = Batch::new(4);
+    for index in first..first + count {
+        batch.push(format!("command {term}.{index}").as_bytes());
+    }
+    batch.seal(LogId::new(term, first))
+}
+
+fn append(term: u64, first: Index, count: u64) -> LogOp {
+    LogOp::Append(commands(term, first, count))
+}
+
+fn configuration(term: u64, index: Index, voters: u64) -> LogOp {
+    let membership = Membership::of_voters((1..=voters).map(|id| (id, format!("node{id}:7000"))))
+        .expect("a membership with voters");
+    LogOp::Append(EntryBlock::configuration(LogId::new(term, index), &membership))
+}
+
+/// Polls `future` to its end on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn empty<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.open();
+    s.expect(&mut storage);
+    let found = s.read(&storage, LogId::ZERO, 10, 100);
+    assert!(matches!(found, Err(LogReadError::Superseded)), "{}: {found:?}", s.name);
+    s.crash(storage);
+}
+
+fn identity_and_hard_state<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.open();
+    s.expect(&mut storage);
+    s.write(&mut storage, vec![identity(0), hard_state(1, Some(7))]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![identity(12)]);
+    s.write(&mut storage, vec![hard_state(u64::MAX, None)]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![hard_state(u64::MAX, Some(u64::MAX))]);
+    s.crash(storage);
+}
+
+/// Terms and votes written one behind the other, power cut at once: whatever is found was written
+/// together.
+fn one_record<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.open();
+    s.expect(&mut storage);
+    let mut outcomes = Vec::new();
+    for term in 1..=20 {
+        let ops = vec![identity(term), hard_state(term, Some(term * 11))];
+        outcomes.push(submit(&mut storage, ops));
+    }
+    s.wait(outcomes.swap_remove(0));
+    s.fixture.crash(storage);
+    let found = {
+        let mut storage = s.reopen();
+        s.recover(&mut storage)
+    };
+    let term = found.hard_state.term;
+    assert!(term >= 1, "{}: blank after a completed write", s.name);
+    assert_eq!(found.hard_state.voted_for, Some(term * 11), "{}: torn apart", s.name);
+    assert_eq!(found.identity.map(|i| i.cluster), Some(term), "{}: torn apart", s.name);
+}
+
+fn append_all<F: Fixture>(s: &mut Session<F>, ops: Vec<LogOp>) -> F::Storage {
+    let mut storage = s.start();
+    for op in ops {
+        s.write(&mut storage, vec![op]);
+    }
+    storage
+}
+
+fn appended<F: Fixture>(s: &mut Session<F>) {
+    let ops = vec![
+        configuration(0, 1, 3),
+        LogOp::Append(EntryBlock::noop(LogId::new(1, 2))),
+        append(1, 3, 5),
+        append(3, 8, 1),
+        append(3, 9, 100),
+    ];
+    let storage = append_all(s, ops);
+    s.expect_entries(&storage);
+    s.crash(storage);
+}
+
+fn overwrite<F: Fixture>(s: &mut Session<F>) {
+    let ops = vec![append(1, 1, 2), append(1, 3, 2), append(1, 5, 2), append(2, 3, 1)];
+    let mut storage = append_all(s, ops);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![append(2, 4, 7)]);
+    s.expect_entries(&storage);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(5, 1, 1)]);
+    s.crash(storage);
+}
+
+fn overwrite_inside_a_block<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![append(1, 1, 10), append(2, 11, 10), append(3, 14, 2)]);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![append(4, 5, 1), append(4, 6, 3)]);
+    s.expect_entries(&storage);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(4, 9, 1)]);
+    s.crash(storage);
+}
+
+fn configurations<F: Fixture>(s: &mut Session<F>) {
+    let ops = vec![
+        configuration(0, 1, 3),
+        append(1, 2, 3),
+        configuration(1, 5, 4),
+        append(2, 6, 1),
+        configuration(2, 7, 5),
+        append(4, 6, 3),
+    ];
+    let storage = append_all(s, ops);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![configuration(4, 9, 2), append(5, 9, 1)]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 4) }]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 5) }]);
+    s.crash(storage);
+}
+
+fn order<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for index in 1..=500u64 {
+        let op = append(1, index, 1);
+        s.model.apply(&op);
+        let seen = Arc::clone(&seen);
+        let done = WriteDone::new(move |outcome| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.push((index, outcome.is_ok()));
+        });
+        storage.submit(WriteBatch { ops: vec![op] }, done);
+    }
+    s.write(&mut storage, vec![]);
+    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+    let expected: Vec<(u64, bool)> = (1..=500).map(|index| (index, true)).collect();
+    assert_eq!(seen, expected, "{}", s.name);
+    s.crash(storage);
+}
+
+fn completed_survives<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    for round in 0..20u64 {
+        s.write(&mut storage, vec![append(1 + round / 7, 1 + round * 3, 3)]);
+        if round % 3 == 0 {
+            storage = s.crash(storage);
+        }
+    }
+    s.crash(storage);
+}
+
+/// Submits `batches` without waiting, cuts the power after `wait_for` of them completed, and checks
+/// that what is left is what some of them made, at least the completed ones. Returns the store,
+/// with the model where it was found.
+fn crash_in_flight<F: Fixture>(
+    s: &mut Session<F>,
+    mut storage: F::Storage,
+    batches: Vec<Vec<LogOp>>,
+    wait_for: usize,
+) -> F::Storage {
+    let mut states = vec![s.model.clone()];
+    let mut outcomes = Vec::new();
+    for ops in batches {
+        ops.iter().for_each(|op| s.model.apply(op));
+        states.push(s.model.clone());
+        outcomes.push(submit(&mut storage, ops));
+    }
+    for outcome in outcomes.drain(..wait_for) {
+        s.wait(outcome);
+    }
+    s.fixture.crash(storage);
+    let mut completed = wait_for;
+    for outcome in outcomes {
+        match outcome.try_recv() {
+            Ok(Ok(())) => completed += 1,
+            _ => break,
+        }
+    }
+    let mut storage = s.reopen();
+    let found = s.recover(&mut storage);
+    let left = states[completed..].iter().find(|state| state.recovered() == found);
+    match left {
+        Some(state) => s.model = state.clone(),
+        None => panic!("{}: no prefix of the batches, {completed} completed: {found:?}", s.name),
+    }
+    s.expect_entries(&storage);
+    storage
+}
+
+fn prefix<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    let mut next = 1;
+    for round in 0..6u64 {
+        let batches = (0..15u64)
+            .map(|i| {
+                // Two blocks and a vote, which must not be separated.
+                let at = next + i * 4;
+                let term = 10 + round * 100 + i;
+                vec![append(term, at, 2), hard_state(term, Some(i)), append(term, at + 2, 2)]
+            })
+            .collect();
+        storage = crash_in_flight(s, storage, batches, round as usize * 3);
+        next = s.model.recovered().last.index + 1;
+    }
+    s.write(&mut storage, vec![append(5000, next, 1), hard_state(5000, None)]);
+    s.crash(storage);
+}
+
+fn compact<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![append(1, 1, 5), append(2, 6, 5)]);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 5) }]);
+    s.expect_entries(&storage);
+    let mut storage = s.crash(storage);
+    let found = s.read(&storage, LogId::new(1, 4), 10, 100);
+    assert!(
+        matches!(found, Err(LogReadError::Compacted { compacted }) if compacted == LogId::new(1, 5)),
+        "{}: {found:?}",
+        s.name
+    );
+    // All of it, and on from there.
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(2, 10) }]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(2, 11, 3)]);
+    s.crash(storage);
+}
+
+fn compact_inside_a_block<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![append(1, 1, 10), append(2, 11, 10)]);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 4) }]);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(2, 15) }]);
+    s.expect_entries(&storage);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(3, 16, 2)]);
+    s.crash(storage);
+}
+
+fn reset<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![append(1, 1, 5), configuration(2, 6, 3)]);
+    let to = LogId::new(7, 1000);
+    s.write(&mut storage, vec![LogOp::Reset { to }]);
+    s.expect_entries(&storage);
+    let found = s.read(&storage, LogId::new(1, 2), 10, 100);
+    assert!(
+        matches!(found, Err(LogReadError::Compacted { compacted }) if compacted == to),
+        "{}: {found:?}",
+        s.name
+    );
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(7, 1001, 4)]);
+    let mut storage = s.crash(storage);
+    // Both in one batch.
+    let to = LogId::new(8, 5000);
+    s.write(&mut storage, vec![LogOp::Reset { to }, append(8, 5001, 2)]);
+    s.crash(storage);
+}
+
+fn reset_over_a_longer_log<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![append(1, 1, 50)]);
+    let to = LogId::new(2, 20);
+    s.write(&mut storage, vec![LogOp::Reset { to }]);
+    s.write(&mut storage, vec![append(3, 21, 1)]);
+    s.expect_entries(&storage);
+    s.crash(storage);
+}
+
+fn superseded<F: Fixture>(s: &mut Session<F>) {
+    let storage = append_all(s, vec![append(1, 1, 5), append(3, 6, 5)]);
+    let storage = s.crash(storage);
+    let others = [(2, 5), (1, 6), (9, 10), (3, 11), (9, 400), (1, 0), (3, 10)];
+    for (term, index) in others {
+        let after = LogId::new(term, index);
+        let found = s.read(&storage, after, 500, 100);
+        assert!(matches!(found, Err(LogReadError::Superseded)), "{}: {after} {found:?}", s.name);
+    }
+    for (term, index) in [(0, 0), (1, 5), (3, 6), (3, 9)] {
+        let after = LogId::new(term, index);
+        let found = s.read(&storage, after, 500, 100);
+        assert!(found.is_ok(), "{}: {after} {found:?}", s.name);
+    }
+}
+
+fn bounded<F: Fixture>(s: &mut Session<F>) {
+    let ops = (0..40).map(|i| append(1 + i / 20, 1 + i * 5, 5)).collect();
+    let storage = append_all(s, ops);
+    let last = s.model.recovered().last.index;
+    let bytes = |blocks: &[EntryBlock]| blocks.iter().map(|b| b.bytes().len()).sum::<usize>();
+    for after in [0, 1, 4, 5, 7, 99, 100, 101, 150, last - 1] {
+        let term = s.model.entries.get(&after).map_or(0, |e| e.0);
+        let after = LogId::new(term, after);
+        for through in [after.index + 1, after.index + 3, after.index + 8, last, last + 1000] {
+            for max_bytes in [0, 1, 60, 100, 500, 2000, usize::MAX] {
+                let what = format!("{}: after {after} through {through}, {max_bytes}", s.name);
+                let blocks = match s.read(&storage, after, through, max_bytes) {
+                    Ok(blocks) => blocks,
+                    Err(e) => panic!("{what}: {e}"),
+                };
+                assert!(!blocks.is_empty(), "{what}: nothing");
+                let mut next = after.index + 1;
+                let mut found = Entries::new();
+                for block in &blocks {
+                    assert_eq!(block.first(), next, "{what}: contiguous");
+                    next = block.last().index + 1;
+                    put(&mut found, block);
+                }
+                assert!(next - 1 <= through.min(last), "{what}: too far");
+                let expected = s.model.entries.range(after.index + 1..next);
+                assert!(found.iter().eq(expected), "{what}: other entries");
+                // "About": the last block may pass the limit.
+                assert!(bytes(&blocks[..blocks.len() - 1]) <= max_bytes, "{what}: too much");
+                if max_bytes == usize::MAX {
+                    assert_eq!(next - 1, through.min(last), "{what}: too little");
+                }
+            }
+        }
+    }
+}
+
+fn reader_sees_writes<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    let reader = storage.reader();
+    let mut after = LogId::ZERO;
+    for round in 0..20u64 {
+        s.write(&mut storage, vec![append(1, 1 + round * 2, 2)]);
+        let blocks = match block_on(reader.read(after, u64::MAX, usize::MAX)) {
+            Ok(blocks) => blocks,
+            Err(e) => panic!("{}: {e}", s.name),
+        };
+        assert_eq!(blocks, vec![commands(1, 1 + round * 2, 2)], "{}", s.name);
+        after = LogId::new(1, 2 + round * 2);
+    }
+    s.write(&mut storage, vec![append(2, 40, 1)]);
+    let found = block_on(reader.read(after, u64::MAX, usize::MAX));
+    assert!(matches!(found, Err(LogReadError::Superseded)), "{}: {found:?}", s.name);
+}
+
+/// The handle goes while batches are queued: each is whole or not there, and none was promised.
+fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    let mut states = vec![s.model.clone()];
+    let mut outcomes = Vec::new();
+    for i in 0..50 {
+        let op = append(1, 1 + i * 2, 2);
+        s.model.apply(&op);
+        states.push(s.model.clone());
+        outcomes.push(submit(&mut storage, vec![op]));
+    }
+    drop(storage);
+    let mut storage = s.reopen();
+    let found = s.recover(&mut storage);
+    let mut completed = 0;
+    for outcome in outcomes {
+        match outcome.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => completed += 1,
+            Ok(Err(_)) => break,
+            Err(_) => panic!("{}: a batch was forgotten", s.name),
+        }
+    }
+    match states[completed..].iter().find(|state| state.recovered() == found) {
+        Some(state) => s.model = state.clone(),
+        None => panic!("{}: no prefix, {completed} completed: {found:?}", s.name),
+    }
+    s.expect_entries(&storage);
+    s.crash(storage);
+}
+
+fn large<F: Fixture>(s: &mut Session<F>) {
+    let mut batch = Batch::new(1);
+    batch.push(&vec![0xa5; 3 << 20]);
+    batch.push(b"small");
+    batch.push(&vec![0x5a; 2 << 20]);
+    let big = LogOp::Append(batch.seal(LogId::new(2, 3)));
+    let storage = append_all(s, vec![append(1, 1, 2), big, append(2, 6, 2)]);
+    let storage = s.crash(storage);
+    match s.read(&storage, LogId::new(1, 2), 100, 10) {
+        Ok(blocks) => assert_eq!(blocks[0].first(), 3, "{}", s.name),
+        Err(e) => panic!("{}: one entry, however large: {e}", s.name),
+    }
+    s.crash(storage);
+}
+
+fn hard_state_stays<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = s.start();
+    s.write(&mut storage, vec![identity(5)]);
+    let outcomes: Vec<_> = (0..2000u64)
+        .map(|i| {
+            let op = append(2, 1 + i * 3, 3);
+            s.model.apply(&op);
+            submit(&mut storage, vec![op])
+        })
+        .collect();
+    for outcome in outcomes {
+        s.wait(outcome);
+    }
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(2, 5999) }]);
+    let storage = s.crash(storage);
+    s.crash(storage);
+}
+
+/// xorshift: a generator of its own, so that a failure names a seed that means the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Something a node might write next.
+fn random_batch(random: &mut Random, model: &Model) -> Vec<LogOp> {
+    let mut model = model.clone();
+    let mut ops = Vec::new();
+    for _ in 0..1 + random.below(3) {
+        let now = model.recovered();
+        let term = now.hard_state.term;
+        let op = match random.below(12) {
+            0 => identity(random.below(100)),
+            1 | 2 => hard_state(term + 1, Some(random.below(5)).filter(|v| *v != 0)),
+            3 if now.last != now.compacted => {
+                let span = now.last.index - now.compacted.index;
+                let index = now.compacted.index + 1 + random.below(span);
+                LogOp::Compact { through: LogId::new(model.entries[&index].0, index) }
+            }
+            4 if random.below(4) == 0 => {
+                LogOp::Reset { to: LogId::new(term, now.last.index + random.below(5)) }
+            }
+            5 => configuration(term, now.last.index + 1, 1 + random.below(5)),
+            6 if now.last != now.compacted => {
+                let span = now.last.index - now.compacted.index;
+                let first = now.compacted.index + 1 + random.below(span);
+                append(term, first, 1 + random.below(6))
+            }
+            _ => append(term, now.last.index + 1, 1 + random.below(20)),
+        };
+        model.apply(&op);
+        ops.push(op);
+    }
+    ops
+}
+
+fn random<F: Fixture>(s: &mut Session<F>) {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut storage = s.start();
+    for _ in 0..12 {
+        let mut model = s.model.clone();
+        let batches: Vec<Vec<LogOp>> = (0..random.below(25))
+            .map(|_| {
+                let ops = random_batch(&mut random, &model);
+                ops.iter().for_each(|op| model.apply(op));
+                ops
+            })
+            .collect();
+        let wait_for = random.below(batches.len() as u64 + 1) as usize;
+        storage = crash_in_flight(s, storage, batches, wait_for);
+    }
+    s.crash(storage);
+}
