@@ -4,6 +4,7 @@
 //! storage engine implements [`RaftStorage`], only where the built-in stores don't fit: that is
 //! [`MemoryStorage`], or the durable log in [`wal`].
 
+mod blocking;
 mod codec;
 pub mod conformance;
 mod log;
@@ -11,6 +12,7 @@ mod memory;
 mod state;
 mod state_machine;
 
+pub use blocking::*;
 pub use codec::*;
 pub use log::*;
 pub use memory::*;
