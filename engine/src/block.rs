@@ -461,10 +461,7 @@ mod tests {
         buf.put_u32_le(9);
         buf.put_slice(b"short");
         let b = seal(buf, 1, LogId::new(1, 1), EntryKind::Command, 0);
-        assert_eq!(
-            EntryBlock::from_bytes(b.bytes),
-            Err(BlockError::Malformed("entry length"))
-        );
+        assert_eq!(EntryBlock::from_bytes(b.bytes), Err(BlockError::Malformed("entry length")));
         let mut buf = BytesMut::zeroed(BLOCK_HEADER_BYTES);
         buf.put_u32_le(0);
         let b = seal(buf, 1, LogId::new(u64::MAX, u64::MAX), EntryKind::Command, 0);

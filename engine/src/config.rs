@@ -71,7 +71,9 @@ impl Config {
             ));
         }
         if self.election_timeout_max > Duration::from_secs(3600) {
-            return fail("election_timeout_max is over an hour; failures would last as long".into());
+            return fail(
+                "election_timeout_max is over an hour; failures would last as long".into(),
+            );
         }
         if self.max_uncommitted_bytes == 0 {
             return fail("max_uncommitted_bytes is zero; no write could be taken".into());

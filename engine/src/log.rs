@@ -143,6 +143,11 @@ impl Log {
         self.runs.iter().rev().find(|run| run.first <= index).map(|run| run.term)
     }
 
+    /// Id of the entry at `index`, or of the last compacted one if it is not in the log.
+    pub(crate) fn id_at(&self, index: Index) -> LogId {
+        self.term_at(index).map_or(self.compacted, |term| LogId::new(term, index))
+    }
+
     /// Whether this very entry is in the log (or is the last compacted one).
     pub fn contains(&self, id: LogId) -> bool {
         self.term_at(id.index) == Some(id.term)
@@ -203,7 +208,8 @@ impl Log {
         }
         self.last = block.last();
         if block.kind() == EntryKind::Configuration {
-            let membership = block.membership().expect("a configuration block is checked when read");
+            let membership =
+                block.membership().expect("a configuration block is checked when read");
             self.configurations.push((block.last(), membership));
         }
         self.assert_order();

@@ -169,8 +169,7 @@ impl Membership {
     /// # Errors
     /// When the bytes are no membership, or one whose parts contradict each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MembershipError> {
-        let wire =
-            Wire::decode(bytes).map_err(|e| MembershipError::Undecodable(e.to_string()))?;
+        let wire = Wire::decode(bytes).map_err(|e| MembershipError::Undecodable(e.to_string()))?;
         Self::new(
             wire.voters.into_iter().collect(),
             wire.outgoing.into_iter().collect(),
@@ -185,9 +184,8 @@ impl Membership {
 
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |set: &BTreeSet<NodeId>| {
-            set.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
-        };
+        let list =
+            |set: &BTreeSet<NodeId>| set.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         write!(f, "voters={}", list(&self.voters))?;
         if self.is_joint() {
             write!(f, " outgoing={}", list(&self.outgoing))?;

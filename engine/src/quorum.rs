@@ -21,10 +21,7 @@ pub fn is_quorum(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool 
 ///
 /// Of log indexes it is the commit index, of rounds the confirmed round, of times the moment up to
 /// which a quorum was heard.
-pub fn reached_by_quorum<T: Ord + Copy>(
-    membership: &Membership,
-    value: impl Fn(NodeId) -> T,
-) -> T {
+pub fn reached_by_quorum<T: Ord + Copy>(membership: &Membership, value: impl Fn(NodeId) -> T) -> T {
     let of_set = |set: &BTreeSet<NodeId>| {
         // Clusters are small: insertion into an array on the stack beats sorting a vector.
         let mut values = [None; 16];
@@ -54,8 +51,7 @@ mod tests {
     use crate::membership::Member;
 
     fn membership(voters: &[u64], outgoing: &[u64]) -> Membership {
-        let members =
-            voters.iter().chain(outgoing).map(|id| (*id, Member::default())).collect();
+        let members = voters.iter().chain(outgoing).map(|id| (*id, Member::default())).collect();
         Membership::new(
             voters.iter().copied().collect(),
             outgoing.iter().copied().collect(),
@@ -103,8 +99,13 @@ mod tests {
     /// The value reached is the largest for which those at or above it are a quorum.
     #[test]
     fn reached_agrees_with_is_quorum_exhaustively() {
-        let sets: [(&[u64], &[u64]); 5] =
-            [(&[1], &[]), (&[1, 2], &[]), (&[1, 2, 3], &[]), (&[1, 2, 3, 4], &[]), (&[1, 2], &[2, 3, 4])];
+        let sets: [(&[u64], &[u64]); 5] = [
+            (&[1], &[]),
+            (&[1, 2], &[]),
+            (&[1, 2, 3], &[]),
+            (&[1, 2, 3, 4], &[]),
+            (&[1, 2], &[2, 3, 4]),
+        ];
         for (new, old) in sets {
             let m = membership(new, old);
             for code in 0..4u64.pow(4) {

@@ -1,0 +1,269 @@
+//! Elections: paper §5.2 and §5.4.1, with pre-vote, check-quorum and leader stickiness (thesis §9.6
+//! and §6.4.1).
+
+use std::collections::BTreeSet;
+
+use crate::block::EntryBlock;
+use crate::engine::{Engine, FIRST, PLAUSIBLE};
+use crate::io::{Fatal, Outputs};
+use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAnswer};
+use crate::quorum::is_quorum;
+use crate::replication::Leader;
+use crate::types::{HardState, Instant, NodeId, Term};
+
+/// What this node is, with what only that role has.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Follower,
+    /// Has `granted` promises of a vote in the next term.
+    PreCandidate {
+        granted: BTreeSet<NodeId>,
+    },
+    /// Has `granted` votes in this term; its own is among them once it is durable, and nobody is
+    /// asked before.
+    Candidate {
+        granted: BTreeSet<NodeId>,
+    },
+    Leader(Leader),
+}
+
+/// Answers that wait for the disk: what they promise must not be forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Votes {
+    /// The vote given in the current term, to be told once write `.1` is durable.
+    grant: Option<(NodeId, u64, Term)>,
+    /// Who introduced us, to be told once write `.1` is durable.
+    introduction: Option<(NodeId, u64)>,
+}
+
+impl Votes {
+    pub(crate) fn owe_introduction(&mut self, to: NodeId, seq: u64) {
+        self.introduction = Some((to, seq));
+    }
+
+    /// Sends what `durable_seq` allows.
+    pub(crate) fn pay(&mut self, durable_seq: u64, out: &mut Outputs) {
+        if let Some((to, _, term)) = self.grant.take_if(|(_, seq, _)| *seq <= durable_seq) {
+            let answer = RequestVoteAnswer { pre: false, term, granted: true };
+            out.send(to, Message::RequestVoteAnswer(answer));
+        }
+        if let Some((to, _)) = self.introduction.take_if(|(_, seq)| *seq <= durable_seq) {
+            out.send(to, Message::Introduced(Introduced {}));
+        }
+    }
+}
+
+impl Engine {
+    /// A new random time to wait for a leader (paper §5.2).
+    pub(crate) fn reset_election(&mut self, now: Instant) {
+        let (min, max) = (self.config.election_timeout_min, self.config.election_timeout_max);
+        self.election_at = now + self.rng.between(min, max);
+    }
+
+    /// Follows `term`, and `leader` if it is known; a leader hands its work back first.
+    pub(crate) fn become_follower(
+        &mut self,
+        now: Instant,
+        term: Term,
+        leader: Option<NodeId>,
+        out: &mut Outputs,
+    ) {
+        if term > self.hard.term {
+            self.set_hard_state(HardState { term, voted_for: None });
+            self.votes.grant = None;
+            self.following.begin_term(&self.log);
+        }
+        if !matches!(self.role, Role::Follower) {
+            self.reset_election(now);
+        }
+        let was = std::mem::replace(&mut self.role, Role::Follower);
+        let leader_changed = leader.is_some() && self.leader != leader;
+        self.leader = leader;
+        if let Role::Leader(was) = was {
+            self.stop_leading(was, out);
+        }
+        if leader_changed {
+            self.ask_new_leader(now, out);
+        }
+    }
+
+    /// Asks whether an election could be won (thesis §9.6); at once a candidate if nobody is to be
+    /// asked.
+    pub(crate) fn campaign(&mut self, now: Instant, out: &mut Outputs) {
+        self.reset_election(now);
+        // What this node would say as a leader could not become durable.
+        if self.log_hangs(now, self.config.election_timeout_min) {
+            return;
+        }
+        if self.hard.term >= PLAUSIBLE {
+            self.stop(Fatal::TermsExhausted { term: self.hard.term }, out);
+            return;
+        }
+        self.leader = None;
+        self.role = Role::PreCandidate { granted: BTreeSet::from([self.config.id]) };
+        let introduce = self.log.last() == FIRST;
+        for to in self.other_voters() {
+            if introduce {
+                let membership = self.log.membership().expect("a voter has a configuration");
+                let configuration = EntryBlock::configuration(FIRST, membership);
+                out.send(to, Message::Introduce(Introduce { configuration }));
+            }
+            out.send(to, self.vote_request(true));
+        }
+        self.count_votes(now, out);
+    }
+
+    /// A member took the first configuration: now it can vote.
+    pub(crate) fn on_introduced(&mut self, from: NodeId, out: &mut Outputs) {
+        if matches!(&self.role, Role::PreCandidate { granted } if !granted.contains(&from)) {
+            out.send(from, self.vote_request(true));
+        }
+    }
+
+    fn other_voters(&self) -> Vec<NodeId> {
+        let membership = self.log.membership();
+        let others =
+            membership.into_iter().flat_map(|m| m.members().keys().map(move |id| (m, *id)));
+        others
+            .filter(|(m, id)| *id != self.config.id && m.is_voter(*id))
+            .map(|(_, id)| id)
+            .collect()
+    }
+
+    fn vote_request(&self, pre: bool) -> Message {
+        let term = self.hard.term + u64::from(pre);
+        Message::RequestVote(RequestVote { pre, term, last: self.log.last() })
+    }
+
+    /// Stands for election in the next term; the requests wait until the own vote is durable.
+    fn stand(&mut self, now: Instant) {
+        self.set_hard_state(HardState {
+            term: self.hard.term + 1,
+            voted_for: Some(self.config.id),
+        });
+        self.votes.grant = None;
+        self.following.begin_term(&self.log);
+        self.role = Role::Candidate { granted: BTreeSet::new() };
+        self.reset_election(now);
+    }
+
+    /// The own vote is durable: count it, and ask the others.
+    pub(crate) fn announce_candidacy(&mut self, now: Instant, out: &mut Outputs) {
+        if !self.hard_state_is_durable() {
+            return;
+        }
+        let Role::Candidate { granted } = &mut self.role else { return };
+        if !granted.insert(self.config.id) {
+            return;
+        }
+        for to in self.other_voters() {
+            out.send(to, self.vote_request(false));
+        }
+        self.count_votes(now, out);
+    }
+
+    fn count_votes(&mut self, now: Instant, out: &mut Outputs) {
+        let membership = self.log.membership().expect("a candidate has a configuration");
+        match &self.role {
+            Role::PreCandidate { granted } if is_quorum(membership, |id| granted.contains(&id)) => {
+                self.stand(now);
+            }
+            Role::Candidate { granted } if is_quorum(membership, |id| granted.contains(&id)) => {
+                self.lead(now, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has
+    /// promised one not to vote. A leader itself has one: itself, as long as a quorum answers it.
+    fn is_sticky(&self, now: Instant) -> bool {
+        matches!(self.role, Role::Leader(_)) || now < self.promised_until
+    }
+
+    /// Whether a higher term in `message` is left alone: only in a vote request that a promise
+    /// forbids to grant (thesis §6.4.1, leader stickiness).
+    pub(crate) fn keeps_its_promise(&self, now: Instant, message: &Message) -> bool {
+        matches!(message, Message::RequestVote(_)) && self.is_sticky(now)
+    }
+
+    pub(crate) fn on_request_vote(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &RequestVote,
+        out: &mut Outputs,
+    ) {
+        // The candidate's log must be at least as up-to-date as this one (paper §5.4.1), and a node
+        // that knows of no configuration has no say in anything.
+        let may =
+            !self.is_sticky(now) && self.log.membership().is_some() && m.last >= self.log.last();
+        let granted = if m.pre {
+            may && m.term > self.hard.term
+        } else {
+            // One vote per term, first come first served (paper §5.2).
+            may && m.term == self.hard.term
+                && self.hard.voted_for.is_none_or(|candidate| candidate == from)
+        };
+        if granted && !m.pre {
+            // A pre-candidate that gives its vote away stops asking for others'.
+            self.become_follower(now, m.term, None, out);
+            if self.hard.voted_for.is_none() {
+                self.set_hard_state(HardState { term: m.term, voted_for: Some(from) });
+            }
+            self.reset_election(now);
+            let seq = self.writes.newest_seq();
+            self.votes.grant = Some((from, seq, m.term));
+            if self.hard_state_is_durable() {
+                self.votes.pay(seq, out);
+            }
+            return;
+        }
+        let term = if granted { m.term } else { self.hard.term };
+        let answer = RequestVoteAnswer { pre: m.pre, term, granted };
+        out.send(from, Message::RequestVoteAnswer(answer));
+    }
+
+    pub(crate) fn on_vote_answer(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &RequestVoteAnswer,
+        out: &mut Outputs,
+    ) {
+        if !m.granted {
+            return;
+        }
+        match &mut self.role {
+            Role::PreCandidate { granted } if m.pre && m.term == self.hard.term + 1 => {
+                granted.insert(from);
+            }
+            Role::Candidate { granted } if !m.pre && m.term == self.hard.term => {
+                granted.insert(from);
+            }
+            _ => return,
+        }
+        self.count_votes(now, out);
+    }
+
+    /// Notes the leader of this term, waits for an election anew, and promises it not to vote for
+    /// another for a while: what was asked, never longer than the own bound. Returns the promise.
+    pub(crate) fn follow(
+        &mut self,
+        now: Instant,
+        leader: NodeId,
+        asked: std::time::Duration,
+        out: &mut Outputs,
+    ) -> std::time::Duration {
+        self.become_follower(now, self.hard.term, Some(leader), out);
+        self.reset_election(now);
+        let promise = asked.min(self.config.election_timeout_min);
+        self.promised_until = self.promised_until.max(now + promise);
+        promise
+    }
+
+    /// Gives up leading, keeps the term.
+    pub(crate) fn step_down(&mut self, now: Instant, out: &mut Outputs) {
+        self.become_follower(now, self.hard.term, None, out);
+    }
+}

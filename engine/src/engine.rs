@@ -1,0 +1,549 @@
+//! The engine: its state, its one door, and what every message has to pass.
+//!
+//! The chapters of the protocol are in files of their own, each an `impl Engine`: `election`,
+//! `replication` (both ends of it), `reads`. What they share is here: the term rule, the writes that
+//! are under way, and the report of what changed.
+
+use std::collections::VecDeque;
+
+use crate::block::EntryBlock;
+use crate::config::{Config, ConfigError, Rng};
+use crate::election::{Role, Votes};
+use crate::io::{Decline, Fatal, Input, Notice, Output, Outputs, Persist, RoleKind};
+use crate::log::Log;
+use crate::membership::Membership;
+use crate::message::Message;
+use crate::reads::Reads;
+use crate::replication::Following;
+use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
+
+/// Terms and indexes above this come from no working cluster: a message that has one is dropped,
+/// so that arithmetic on the rest can't overflow.
+pub(crate) const PLAUSIBLE: u64 = 1 << 62;
+
+/// One node's part in one Raft group.
+///
+/// Owned by one task (or a simulator), which calls [`Engine::step`] for everything that happens and
+/// carries out the outputs. Nothing else changes it; it has no clock, no randomness of its own and
+/// does no I/O. Two engines that are given the same inputs produce the same outputs.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) rng: Rng,
+    pub(crate) hard: HardState,
+    pub(crate) log: Log,
+    pub(crate) role: Role,
+    /// Whom this node takes for the leader of `hard.term`.
+    pub(crate) leader: Option<NodeId>,
+    /// When to campaign unless a leader is heard before.
+    pub(crate) election_at: Instant,
+    /// No vote is granted before this moment: a leader may rely on it.
+    pub(crate) promised_until: Instant,
+    pub(crate) following: Following,
+    pub(crate) votes: Votes,
+    pub(crate) reads: Reads,
+    pub(crate) writes: Writes,
+    /// What was last reported by `Output::Changed` and `Output::Configured`.
+    reported: (RoleKind, Term, Option<NodeId>),
+    reported_configuration: LogId,
+    stopped: bool,
+}
+
+/// Writes on their way to the disk, and the one that the current step is putting together.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    in_flight: VecDeque<InFlight>,
+    last_seq: u64,
+    durable_seq: u64,
+    /// The write with the newest hard state.
+    hard_seq: u64,
+    staged_hard: bool,
+    staged_overwrites: Option<Index>,
+    staged_blocks: Vec<EntryBlock>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    seq: u64,
+    /// The last entry of the log that is durable once this is; taken back when it is overwritten,
+    /// so that a late completion says nothing about the entries that took its place.
+    last: Index,
+    at: Instant,
+}
+
+/// Why an engine can't start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Settings that can't work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The hard state is older than the log: it was lost, or belongs to another log.
+    #[error(
+        "the log has entries of term {log} but the stored term is {stored}: the stored term and vote are lost or of another log"
+    )]
+    HardStateLost {
+        /// The term of the last entry.
+        log: Term,
+        /// The term of the hard state.
+        stored: Term,
+    },
+    /// See [`Fatal`].
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+impl Engine {
+    /// An engine that continues from what its store recovered; `HardState::default()` and
+    /// [`Log::empty`] for a new node.
+    ///
+    /// A node that has a configuration starts as if it had just heard a leader: it may have
+    /// promised one, before it went down, to grant no vote for a while.
+    ///
+    /// # Errors
+    /// When the parts don't fit together; the node must not start.
+    pub fn new(
+        config: Config,
+        hard: HardState,
+        log: Log,
+        now: Instant,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        if hard.term < log.last().term {
+            return Err(StartError::HardStateLost { log: log.last().term, stored: hard.term });
+        }
+        let mut rng = Rng::new(config.seed);
+        let reads = Reads::new(rng.next());
+        let promise = config.election_timeout_min;
+        let mut engine = Self {
+            rng,
+            hard,
+            role: Role::Follower,
+            leader: None,
+            election_at: now,
+            promised_until: now,
+            following: Following::new(&log),
+            votes: Votes::default(),
+            reads,
+            writes: Writes::default(),
+            reported: (RoleKind::Follower, hard.term, None),
+            reported_configuration: LogId::ZERO,
+            stopped: false,
+            log,
+            config,
+        };
+        if let Some((id, membership)) = engine.log.configurations().last() {
+            engine.reported_configuration = *id;
+            if !engine.is_this_node_in(membership) {
+                return Err(Fatal::NotThisMember { id: engine.config.id }.into());
+            }
+            // Alone there is nobody it could have promised anything to.
+            if !engine.is_sole_voter() {
+                engine.promised_until = now + promise;
+                engine.reset_election(now);
+            }
+        }
+        engine.reported.0 = engine.role();
+        Ok(engine)
+    }
+
+    /// Takes one input and appends what is to be done to `out`. The only way to change an engine.
+    ///
+    /// Called by its owner for every event, with its clock's time, which must not go back.
+    ///
+    /// # Panics
+    /// When an invariant of Raft or of this code is broken. No message and no client can cause
+    /// that: what a peer should not have sent is dropped with [`Output::Noticed`].
+    pub fn step(&mut self, now: Instant, input: Input, out: &mut Outputs) {
+        if self.stopped {
+            return;
+        }
+        let mark = out.list.len();
+        match input {
+            Input::Wake => self.on_wake(now, out),
+            Input::Receive { from, incarnation, message } => {
+                self.on_receive(now, from, incarnation, message, out);
+            }
+            Input::Propose { batch } => self.on_propose(batch, out),
+            Input::Initialize { membership } => self.on_initialize(now, &membership, out),
+            Input::Read { token, deadline } => self.on_read(now, token, deadline, out),
+            Input::Persisted { seq } => self.on_persisted(now, seq, out),
+            Input::Sent { to, session, through } => self.on_sent(now, to, session, through),
+            Input::Lost { to, session } => self.on_lost(to, session),
+            Input::Applied { through } => self.log.apply(through),
+        }
+        self.finish(mark, now, out);
+    }
+
+    /// When to call [`Engine::step`] with [`Input::Wake`] if nothing happens before; `None` if
+    /// nothing would.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.stopped {
+            return None;
+        }
+        let role = match &self.role {
+            Role::Leader(leader) => {
+                let heartbeat = (!leader.progress.is_empty()).then_some(leader.heartbeat_at);
+                earliest(
+                    heartbeat,
+                    self.writes.oldest().map(|at| at + self.config.election_timeout_max),
+                )
+            }
+            _ => self.is_voter().then_some(self.election_at),
+        };
+        earliest(role, self.reads_deadline())
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.hard.term
+    }
+
+    /// Term and vote, as they stand in memory.
+    pub fn hard_state(&self) -> HardState {
+        self.hard
+    }
+
+    /// The leader this node knows of; itself if it leads.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// What this node is.
+    pub fn role(&self) -> RoleKind {
+        match self.role {
+            Role::Follower if self.log.membership().is_some() && !self.is_voter() => {
+                RoleKind::Learner
+            }
+            Role::Follower => RoleKind::Follower,
+            Role::PreCandidate { .. } => RoleKind::PreCandidate,
+            Role::Candidate { .. } => RoleKind::Candidate,
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
+
+    /// Positions, terms and configurations of the log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What each follower is known to have durably; empty off the leader.
+    pub fn matched(&self) -> impl Iterator<Item = (NodeId, Index)> {
+        let progress = match &self.role {
+            Role::Leader(leader) => Some(&leader.progress),
+            _ => None,
+        };
+        progress.into_iter().flatten().map(|(id, p)| (*id, p.matched))
+    }
+
+    /// Whether a proposal would be taken now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_propose(&self) -> Result<(), Decline> {
+        match &self.role {
+            Role::Leader(leader)
+                if leader.uncommitted_bytes >= self.config.max_uncommitted_bytes =>
+            {
+                Err(Decline::Overloaded)
+            }
+            Role::Leader(_) => Ok(()),
+            _ => Err(Decline::NotLeader { leader: self.leader }),
+        }
+    }
+
+    pub(crate) fn is_voter(&self) -> bool {
+        self.log.membership().is_some_and(|m| m.is_voter(self.config.id))
+    }
+
+    pub(crate) fn is_sole_voter(&self) -> bool {
+        self.log
+            .membership()
+            .is_some_and(|m| !m.is_joint() && m.voters().iter().eq([&self.config.id]))
+    }
+
+    /// Whether `membership` means this very data directory when it names this node's id.
+    fn is_this_node_in(&self, membership: &Membership) -> bool {
+        membership
+            .member(self.config.id)
+            .is_none_or(|m| m.incarnation == 0 || m.incarnation == self.config.incarnation)
+    }
+
+    fn on_wake(&mut self, now: Instant, out: &mut Outputs) {
+        self.expire_reads(now, out);
+        match &self.role {
+            Role::Leader(_) => self.lead_on(now, out),
+            _ => {
+                if self.is_voter() && now >= self.election_at {
+                    self.campaign(now, out);
+                }
+                self.ask_again(now, out);
+            }
+        }
+    }
+
+    fn on_receive(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        incarnation: u64,
+        message: Message,
+        out: &mut Outputs,
+    ) {
+        if let Err(what) = self.plausible(from, &message) {
+            out.push(Output::Noticed { peer: from, what: Notice::Violation(what) });
+            return;
+        }
+        if let Message::Stranger(m) = &message {
+            self.on_stranger(from, m.refused, out);
+            return;
+        }
+        // A known id with another incarnation is another disk: one that may have lost what this id
+        // once acknowledged or voted.
+        let member = self.log.membership().and_then(|m| m.member(from));
+        if member.is_some_and(|m| m.incarnation != 0 && m.incarnation != incarnation) {
+            out.push(Output::Noticed { peer: from, what: Notice::Stranger });
+            out.send(from, Message::Stranger(crate::message::Stranger { refused: incarnation }));
+            return;
+        }
+        self.note_incarnation(from, incarnation);
+        if let Some(term) = message.term() {
+            if term > self.hard.term && !self.keeps_its_promise(now, &message) {
+                // The term rule (paper §5.1), on every path.
+                self.become_follower(now, term, None, out);
+            }
+        }
+        match message {
+            Message::RequestVote(m) => self.on_request_vote(now, from, &m, out),
+            Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, &m, out),
+            Message::Heartbeat(m) => self.on_heartbeat(now, from, &m, out),
+            Message::HeartbeatAnswer(m) => self.on_heartbeat_answer(now, from, &m, out),
+            Message::AppendEntries(m) => self.on_append(now, from, m, out),
+            Message::AppendEntriesAnswer(m) => self.on_append_answer(now, from, &m, out),
+            Message::ReadIndex(m) => self.on_read_index(now, from, &m, out),
+            Message::ReadIndexAnswer(m) => self.on_read_index_answer(now, from, &m, out),
+            Message::Introduce(m) => self.on_introduce(now, from, &m.configuration, out),
+            Message::Introduced(_) => self.on_introduced(from, out),
+            Message::Stranger(_) => unreachable!("handled above"),
+        }
+    }
+
+    /// What no correct peer sends, whatever happens to it.
+    fn plausible(&self, from: NodeId, message: &Message) -> Result<(), &'static str> {
+        if from == self.config.id || from == 0 {
+            return Err("a message in the name of this node, or of nobody");
+        }
+        let numbers: [u64; 4] = match message {
+            Message::RequestVote(m) => [m.term, m.last.term, m.last.index, 0],
+            Message::RequestVoteAnswer(m) => [m.term, 0, 0, 0],
+            Message::Heartbeat(m) => [m.term, m.commit, m.round, 0],
+            Message::HeartbeatAnswer(m) => [m.term, m.accepted, m.matched, m.round],
+            Message::AppendEntries(m) => [m.term, m.prev.term, m.commit, m.last().index],
+            Message::AppendEntriesAnswer(m) => [m.term, m.matched, 0, 0],
+            Message::ReadIndex(m) => [m.term, 0, 0, 0],
+            Message::ReadIndexAnswer(m) => [m.term, m.index.unwrap_or(0), 0, 0],
+            Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => [0; 4],
+        };
+        if numbers.iter().any(|n| *n > PLAUSIBLE) {
+            return Err("a term or index beyond any plausible one");
+        }
+        if let Message::AppendEntries(m) = message {
+            let mut prev = m.prev;
+            for block in &m.blocks {
+                if block.first() != prev.index.saturating_add(1) || block.term() < prev.term {
+                    return Err("entries that do not follow one another");
+                }
+                prev = block.last();
+            }
+            if prev.term > m.term {
+                return Err("entries of a later term than the leader's");
+            }
+        }
+        Ok(())
+    }
+
+    fn on_stranger(&mut self, from: NodeId, refused: u64, out: &mut Outputs) {
+        out.push(Output::Noticed { peer: from, what: Notice::RefusesUs });
+        // A node with committed entries has a place in the cluster that a peer with an old
+        // configuration may not know yet. One without has nothing to lose by stopping.
+        if refused == self.config.incarnation && self.log.committed() == 0 {
+            self.stop(Fatal::NotThisMember { id: self.config.id }, out);
+        }
+    }
+
+    fn on_initialize(&mut self, now: Instant, membership: &Membership, out: &mut Outputs) {
+        if self.log.last() != LogId::ZERO || self.log.membership().is_some() {
+            out.push(Output::Declined(Decline::AlreadyInitialized));
+            return;
+        }
+        self.stage(EntryBlock::configuration(FIRST, membership));
+        if self.is_voter() {
+            self.campaign(now, out);
+        }
+    }
+
+    /// A node that has no configuration takes the first one; one that has it says so.
+    fn on_introduce(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        configuration: &EntryBlock,
+        out: &mut Outputs,
+    ) {
+        if configuration.membership().is_none() || configuration.last() != FIRST {
+            let what = Notice::Violation("an introduction without a first configuration");
+            out.push(Output::Noticed { peer: from, what });
+            return;
+        }
+        if self.log.last() == LogId::ZERO && self.log.membership().is_none() {
+            self.stage(configuration.clone());
+            self.reset_election(now);
+        }
+        let seq = self.writes.newest_seq();
+        self.votes.owe_introduction(from, seq);
+        self.pay_debts(out);
+    }
+
+    /// Puts a block into the log and into the write of this step.
+    pub(crate) fn stage(&mut self, block: EntryBlock) {
+        if block.first() <= self.log.last().index {
+            let from = block.first();
+            let staged = &mut self.writes.staged_overwrites;
+            *staged = Some(staged.map_or(from, |earlier| earlier.min(from)));
+            for write in &mut self.writes.in_flight {
+                write.last = write.last.min(from - 1);
+            }
+        }
+        self.log.append(&block);
+        self.writes.staged_blocks.push(block);
+    }
+
+    /// Changes term or vote; durable with the write of this step.
+    pub(crate) fn set_hard_state(&mut self, hard: HardState) {
+        assert!(hard.term >= self.hard.term, "terms never go back");
+        assert!(
+            hard.term > self.hard.term
+                || self.hard.voted_for.is_none()
+                || self.hard.voted_for == hard.voted_for,
+            "one vote per term"
+        );
+        self.hard = hard;
+        self.writes.staged_hard = true;
+        self.writes.hard_seq = self.writes.last_seq + 1;
+    }
+
+    /// Whether term and vote are durable as they are.
+    pub(crate) fn hard_state_is_durable(&self) -> bool {
+        self.writes.hard_seq <= self.writes.durable_seq
+    }
+
+    /// Whether the log has not finished a write for longer than a leader may be silent.
+    pub(crate) fn log_hangs(&self, now: Instant, limit: std::time::Duration) -> bool {
+        self.writes.oldest().is_some_and(|at| now.since(at) >= limit)
+    }
+
+    fn on_persisted(&mut self, now: Instant, seq: u64, out: &mut Outputs) {
+        assert!(seq <= self.writes.last_seq, "a completion of a write that was never made");
+        let mut durable = 0;
+        while let Some(write) = self.writes.in_flight.front() {
+            if write.seq > seq {
+                break;
+            }
+            durable = durable.max(write.last);
+            self.writes.in_flight.pop_front();
+        }
+        self.writes.durable_seq = self.writes.durable_seq.max(seq);
+        self.log.persist(durable);
+        self.announce_candidacy(now, out);
+        self.pay_debts(out);
+        self.advance_commit(now, out);
+    }
+
+    /// Sends what had to wait until something was durable.
+    fn pay_debts(&mut self, out: &mut Outputs) {
+        self.votes.pay(self.writes.durable_seq, out);
+        self.acknowledge(out);
+    }
+
+    /// Stops the group on this node for good.
+    pub(crate) fn stop(&mut self, fatal: Fatal, out: &mut Outputs) {
+        self.stopped = true;
+        out.push(Output::Fatal(fatal));
+    }
+
+    /// Completes a step: the write goes first, so that whoever carries out the outputs has the
+    /// entries before anyone is told to use them.
+    fn finish(&mut self, mark: usize, now: Instant, out: &mut Outputs) {
+        let mut first = Vec::new();
+        if let Some(persist) = self.writes.take_staged(self.hard, self.log.last().index, now) {
+            first.push(Output::Persist(persist));
+        }
+        let newest = self.log.configurations().last();
+        let id = newest.map_or(LogId::ZERO, |(id, _)| *id);
+        if id != self.reported_configuration {
+            self.reported_configuration = id;
+            let membership = newest.map(|(_, m)| m.clone());
+            let ours = membership.as_ref().is_none_or(|m| self.is_this_node_in(m));
+            first.push(Output::Configured { id, membership });
+            if !ours {
+                self.stop(Fatal::NotThisMember { id: self.config.id }, out);
+            }
+        }
+        if !first.is_empty() {
+            out.list.splice(mark..mark, first);
+        }
+        let state = (self.role(), self.hard.term, self.leader);
+        if state != self.reported {
+            self.reported = state;
+            let (role, term, leader) = state;
+            out.push(Output::Changed { role, term, leader });
+        }
+    }
+}
+
+/// Where a group's first configuration stands.
+pub(crate) const FIRST: LogId = LogId::new(0, 1);
+
+impl Writes {
+    /// The write that makes everything durable that this engine has said so far.
+    pub(crate) fn newest_seq(&self) -> u64 {
+        let staged = self.staged_hard || !self.staged_blocks.is_empty();
+        self.last_seq + u64::from(staged)
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.in_flight.front().map(|write| write.at)
+    }
+
+    fn take_staged(&mut self, hard: HardState, last: Index, now: Instant) -> Option<Persist> {
+        if !self.staged_hard && self.staged_blocks.is_empty() {
+            return None;
+        }
+        self.last_seq += 1;
+        self.in_flight.push_back(InFlight { seq: self.last_seq, last, at: now });
+        Some(Persist {
+            seq: self.last_seq,
+            hard_state: std::mem::take(&mut self.staged_hard).then_some(hard),
+            overwrites: self.staged_overwrites.take(),
+            blocks: std::mem::take(&mut self.staged_blocks),
+        })
+    }
+}
+
+/// The earlier of two moments that may not exist.
+pub(crate) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,372 @@
+//! What goes into the engine and what comes out: the whole of its contact with the world.
+//!
+//! Both are closed enums with a one-line `Display`, the form of the golden traces.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::block::{Batch, EntryBlock};
+use crate::membership::Membership;
+use crate::message::Message;
+use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The deadline of [`Engine::deadline`](crate::Engine::deadline) may have come.
+    Wake,
+    /// A message arrived.
+    Receive {
+        /// The sender, as its envelope says.
+        from: NodeId,
+        /// The incarnation of the sender's data directory.
+        incarnation: u64,
+        /// The message.
+        message: Message,
+    },
+    /// Clients want these commands in the log. Answered by [`Output::Proposed`] or
+    /// [`Output::Declined`] in the same step.
+    Propose {
+        /// The commands, in order.
+        batch: Batch,
+    },
+    /// Begin a new group with this membership. Answered by [`Output::Declined`] if the node has a
+    /// log already.
+    Initialize {
+        /// The first configuration.
+        membership: Membership,
+    },
+    /// A client wants a linearizable read. Answered by [`Output::ReadReady`] or
+    /// [`Output::ReadFailed`] with the token.
+    Read {
+        /// The caller's name for the read.
+        token: u64,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// The write `seq` and all before it are durable.
+    Persisted {
+        /// Of [`Persist::seq`].
+        seq: u64,
+    },
+    /// The replication stream has handed everything through this index to the network.
+    Sent {
+        /// The follower.
+        to: NodeId,
+        /// The session of the stream.
+        session: u64,
+        /// The last entry sent.
+        through: Index,
+    },
+    /// The network said that it lost an append of the replication stream.
+    Lost {
+        /// The follower.
+        to: NodeId,
+        /// The session of the stream.
+        session: u64,
+    },
+    /// The state machine has seen everything through this index.
+    Applied {
+        /// The last entry applied.
+        through: Index,
+    },
+}
+
+/// Something to do. Outputs are carried out in order; none is conditional.
+#[derive(Debug)]
+pub enum Output {
+    /// Make this durable, after every earlier one; answer with [`Input::Persisted`].
+    Persist(Persist),
+    /// Send a message. It may be lost.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// The replication stream of a follower has a new target, which replaces the last.
+    Replicate(Replicate),
+    /// Apply committed entries through this index: a target, which replaces the last.
+    Apply {
+        /// The last entry to apply.
+        through: Index,
+    },
+    /// The proposal is in the log at `first..first+count`; it is not committed yet.
+    Proposed {
+        /// Id of the first command.
+        first: LogId,
+        /// How many there are.
+        count: u32,
+    },
+    /// The proposal, or initialization, was not taken and certainly did not happen.
+    Declined(Decline),
+    /// A read may be served once everything through `index` is applied.
+    ReadReady {
+        /// Of [`Input::Read`].
+        token: u64,
+        /// The read index.
+        index: Index,
+    },
+    /// No leader confirmed the read before its deadline.
+    ReadFailed {
+        /// Of [`Input::Read`].
+        token: u64,
+    },
+    /// Another configuration is in force (not necessarily committed).
+    Configured {
+        /// The entry that holds it, [`LogId::ZERO`] if there is none any more.
+        id: LogId,
+        /// The configuration.
+        membership: Option<Membership>,
+    },
+    /// Role, term or leader changed.
+    Changed {
+        /// This node's role now.
+        role: RoleKind,
+        /// Its term.
+        term: Term,
+        /// The leader it knows of.
+        leader: Option<NodeId>,
+    },
+    /// Worth a warning: nothing was done for it.
+    Noticed {
+        /// The peer it is about.
+        peer: NodeId,
+        /// What is wrong with it.
+        what: Notice,
+    },
+    /// The group must stop on this node.
+    Fatal(Fatal),
+}
+
+/// A write. Everything in it becomes durable together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    /// Grows by one with each write.
+    pub seq: u64,
+    /// The new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Entries from this index on are gone: `blocks` take their place.
+    pub overwrites: Option<Index>,
+    /// Entries to append, contiguous.
+    pub blocks: Vec<EntryBlock>,
+}
+
+/// What a follower's replication stream is to do. Carried out by [`Stream`](crate::Stream).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replicate {
+    /// The follower.
+    pub to: NodeId,
+    /// The leader's term.
+    pub term: Term,
+    /// Another session than before means: begin again after `after`. 0 means stop.
+    pub session: u64,
+    /// Where the session began.
+    pub after: LogId,
+    /// Send entries through this index.
+    pub through: Index,
+    /// What the follower has durably, which makes room in the window.
+    pub matched: Index,
+    /// The commit index, to ride along.
+    pub commit: Index,
+    /// Whether more than one append may be on its way. Off until the follower's log is known to
+    /// agree with `after`.
+    pub pipeline: bool,
+    /// What the follower is asked to promise.
+    pub promise: Duration,
+}
+
+/// Why something was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decline {
+    /// This node does not lead.
+    NotLeader {
+        /// Who does, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// Too many bytes wait for their commit.
+    Overloaded,
+    /// The group has a log already.
+    AlreadyInitialized,
+}
+
+/// The roles of Raft (paper §5.1), with the pre-candidate of thesis §9.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleKind {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Receives the log without a vote.
+    Learner,
+    /// Asks whether it would be elected.
+    PreCandidate,
+    /// Asks to be elected.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// What is wrong with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A message that no correct peer sends; it was dropped.
+    Violation(&'static str),
+    /// It speaks with an incarnation that the membership does not know; it was not heard.
+    Stranger,
+    /// It lost entries it had acknowledged: its disk is not what it was.
+    LogWentBack,
+    /// It refuses this node, which it knows with another incarnation.
+    RefusesUs,
+}
+
+/// Why the group can't go on here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// The cluster knows this node's id with another data directory.
+    #[error(
+        "the cluster knows node {id} with another data directory than this one; give this node a \
+         new id, or start it with the directory it had"
+    )]
+    NotThisMember {
+        /// This node's id.
+        id: NodeId,
+    },
+    /// Terms are used up.
+    #[error("term {term} can't be followed by another; the cluster's state is not plausible")]
+    TermsExhausted {
+        /// The term.
+        term: Term,
+    },
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Input::Wake => f.write_str("wake"),
+            Input::Receive { from, message, .. } => write!(f, "receive {from}: {message}"),
+            Input::Propose { batch } => write!(f, "propose {}", batch.len()),
+            Input::Initialize { membership } => write!(f, "initialize {membership}"),
+            Input::Read { token, .. } => write!(f, "read {token}"),
+            Input::Persisted { seq } => write!(f, "persisted #{seq}"),
+            Input::Sent { to, session, through } => {
+                write!(f, "sent to {to} session={session} through={through}")
+            }
+            Input::Lost { to, session } => write!(f, "lost to {to} session={session}"),
+            Input::Applied { through } => write!(f, "applied {through}"),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Output::Persist(p) => {
+                write!(f, "persist #{}", p.seq)?;
+                if let Some(hard) = &p.hard_state {
+                    write!(f, " {hard}")?;
+                }
+                if let Some(from) = p.overwrites {
+                    write!(f, " overwrite from {from}")?;
+                }
+                p.blocks.iter().try_for_each(|block| write!(f, " [{block}]"))
+            }
+            Output::Send { to, message } => write!(f, "send {to}: {message}"),
+            Output::Replicate(r) if r.session == 0 => write!(f, "replicate to {} stop", r.to),
+            Output::Replicate(r) => write!(
+                f,
+                "replicate to {} session={} after={} through={} matched={}{}",
+                r.to,
+                r.session,
+                r.after,
+                r.through,
+                r.matched,
+                if r.pipeline { "" } else { " probe" }
+            ),
+            Output::Apply { through } => write!(f, "apply through {through}"),
+            Output::Proposed { first, count } => write!(f, "proposed {count} at {first}"),
+            Output::Declined(Decline::NotLeader { leader: Some(id) }) => {
+                write!(f, "declined: not leader, {id} is")
+            }
+            Output::Declined(Decline::NotLeader { leader: None }) => {
+                f.write_str("declined: not leader")
+            }
+            Output::Declined(Decline::Overloaded) => f.write_str("declined: overloaded"),
+            Output::Declined(Decline::AlreadyInitialized) => {
+                f.write_str("declined: already initialized")
+            }
+            Output::ReadReady { token, index } => write!(f, "read {token} ready at {index}"),
+            Output::ReadFailed { token } => write!(f, "read {token} failed"),
+            Output::Configured { id, membership: Some(m) } => write!(f, "configured {id} {m}"),
+            Output::Configured { id, membership: None } => write!(f, "configured {id} none"),
+            Output::Changed { role, term, leader } => {
+                write!(f, "{role} term={term} leader=")?;
+                match leader {
+                    Some(id) => write!(f, "{id}"),
+                    None => f.write_str("none"),
+                }
+            }
+            Output::Noticed { peer, what } => write!(f, "notice {peer}: {what}"),
+            Output::Fatal(fatal) => write!(f, "fatal: {fatal}"),
+        }
+    }
+}
+
+impl RoleKind {
+    /// The role in lower case, as `/status` pages show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RoleKind::Follower => "follower",
+            RoleKind::Learner => "learner",
+            RoleKind::PreCandidate => "pre_candidate",
+            RoleKind::Candidate => "candidate",
+            RoleKind::Leader => "leader",
+        }
+    }
+}
+
+impl fmt::Display for RoleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Violation(what) => write!(f, "protocol violation, dropped: {what}"),
+            Notice::Stranger => f.write_str("unknown incarnation, not heard"),
+            Notice::LogWentBack => f.write_str("lost entries it had acknowledged"),
+            Notice::RefusesUs => f.write_str("refuses this node's incarnation"),
+        }
+    }
+}
+
+/// The outputs of one step.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    pub(crate) list: Vec<Output>,
+}
+
+impl Outputs {
+    /// An empty list; kept and reused by the caller.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the outputs out, in order, and keeps the memory.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Output> {
+        self.list.drain(..)
+    }
+
+    /// The outputs, in order.
+    pub fn as_slice(&self) -> &[Output] {
+        &self.list
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        self.list.push(output);
+    }
+
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        self.push(Output::Send { to, message });
+    }
+}

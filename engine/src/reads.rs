@@ -1,0 +1,297 @@
+//! Linearizable reads without a log entry: ReadIndex, at the leader and at followers (thesis §6.4).
+//!
+//! A leader fixes the read index, sends a round of heartbeats, and waits until a quorum has
+//! answered that round or a later one; all reads that arrive meanwhile share the next round. A
+//! follower asks its leader, for all its waiting readers at once. Each time it asks it uses a fresh
+//! context: an answer to an earlier question says nothing about readers that came later.
+
+use std::collections::VecDeque;
+
+use crate::election::Role;
+use crate::engine::{Engine, earliest};
+use crate::io::{Output, Outputs};
+use crate::message::{Message, ReadIndex, ReadIndexAnswer};
+use crate::quorum::reached_by_quorum;
+use crate::types::{Index, Instant, NodeId};
+
+/// Questions of followers that a leader keeps; more are dropped, and asked again.
+const MAX_REMOTE: usize = 4096;
+
+/// Reads of this node's own clients while it does not lead.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    local: Vec<Local>,
+    /// When the last question was sent, while its answer is out.
+    asked_at: Option<Instant>,
+    context: u64,
+}
+
+#[derive(Debug)]
+struct Local {
+    token: u64,
+    deadline: Instant,
+    /// The question that covers this read, if it was asked.
+    asked: Option<u64>,
+}
+
+/// Reads at the leader.
+#[derive(Debug, Default)]
+pub(crate) struct LeaderReads {
+    /// For the next round.
+    waiting: Vec<Reader>,
+    /// Sent with a round that is not confirmed.
+    confirming: VecDeque<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    round: u64,
+    index: Index,
+    readers: Vec<Reader>,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Local { token: u64, deadline: Instant },
+    Remote { to: NodeId, context: u64 },
+}
+
+impl Reads {
+    /// Contexts count from `origin`, another number each start: an answer meant for an earlier
+    /// life of this node must not fit a question of this one.
+    pub(crate) fn new(origin: u64) -> Self {
+        Self { local: Vec::new(), asked_at: None, context: origin }
+    }
+
+    /// Takes back the local readers of a leader that steps down.
+    pub(crate) fn take_over(&mut self, was: LeaderReads) {
+        let confirming = was.confirming.into_iter().flat_map(|r| r.readers);
+        for reader in confirming.chain(was.waiting) {
+            // Remote readers ask the next leader themselves.
+            if let Reader::Local { token, deadline } = reader {
+                self.local.push(Local { token, deadline, asked: None });
+            }
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn on_read(
+        &mut self,
+        now: Instant,
+        token: u64,
+        deadline: Instant,
+        out: &mut Outputs,
+    ) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.reads.waiting.push(Reader::Local { token, deadline });
+            self.start_reads(now, out);
+        } else {
+            self.reads.local.push(Local { token, deadline, asked: None });
+            if self.reads.asked_at.is_none() {
+                self.ask(now, out);
+            }
+        }
+    }
+
+    // ---- at the leader ----
+
+    pub(crate) fn lead_local_reads(&mut self, now: Instant, out: &mut Outputs) {
+        self.reads.asked_at = None;
+        let local = std::mem::take(&mut self.reads.local);
+        let Role::Leader(leader) = &mut self.role else { unreachable!("called by the leader") };
+        let readers =
+            local.into_iter().map(|r| Reader::Local { token: r.token, deadline: r.deadline });
+        leader.reads.waiting.extend(readers);
+        self.start_reads(now, out);
+    }
+
+    /// Starts a round for the waiting readers, unless one is out (they take the next) or nothing is
+    /// committed in this term yet (paper §8: only then does the leader know what is committed).
+    pub(crate) fn start_reads(&mut self, now: Instant, out: &mut Outputs) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.reads.waiting.is_empty()
+            || !leader.reads.confirming.is_empty()
+            || self.log.committed() < leader.term_start
+        {
+            return;
+        }
+        self.broadcast(now, out);
+        // Alone there is nobody to wait for.
+        self.confirm_reads(now, out);
+    }
+
+    /// A round begins: the waiting readers are confirmed by it, at the commit index of now.
+    pub(crate) fn attach_reads(&mut self, round: u64) {
+        let index = self.log.committed();
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.reads.waiting.is_empty() || index < leader.term_start {
+            return;
+        }
+        let readers = std::mem::take(&mut leader.reads.waiting);
+        leader.reads.confirming.push_back(Round { round, index, readers });
+    }
+
+    /// Serves the readers whose round a quorum has answered.
+    pub(crate) fn confirm_reads(&mut self, now: Instant, out: &mut Outputs) {
+        let term = self.hard.term;
+        let me = self.config.id;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.reads.confirming.is_empty() {
+            return;
+        }
+        let membership = self.log.membership().expect("a leader has a configuration");
+        let confirmed = reached_by_quorum(membership, |id| {
+            if id == me { u64::MAX } else { leader.progress.get(&id).map_or(0, |p| p.acked_round) }
+        });
+        let reads = &mut leader.reads;
+        while reads.confirming.front().is_some_and(|r| r.round <= confirmed) {
+            let round = reads.confirming.pop_front().expect("there is a front");
+            for reader in round.readers {
+                match reader {
+                    Reader::Local { token, .. } => {
+                        out.push(Output::ReadReady { token, index: round.index });
+                    }
+                    Reader::Remote { to, context } => {
+                        let index = Some(round.index);
+                        let answer = ReadIndexAnswer { term, context, index };
+                        out.send(to, Message::ReadIndexAnswer(answer));
+                    }
+                }
+            }
+        }
+        self.start_reads(now, out);
+    }
+
+    pub(crate) fn on_read_index(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &ReadIndex,
+        out: &mut Outputs,
+    ) {
+        let context = m.context;
+        match &mut self.role {
+            Role::Leader(leader) => {
+                if leader.reads.waiting.len() < MAX_REMOTE {
+                    leader.reads.waiting.push(Reader::Remote { to: from, context });
+                    self.start_reads(now, out);
+                }
+            }
+            _ => {
+                let answer = ReadIndexAnswer { term: self.hard.term, context, index: None };
+                out.send(from, Message::ReadIndexAnswer(answer));
+            }
+        }
+    }
+
+    // ---- at a follower ----
+
+    /// Asks the leader on behalf of every reader here, with a fresh context.
+    fn ask(&mut self, now: Instant, out: &mut Outputs) {
+        let Some(leader) = self.leader.filter(|id| *id != self.config.id) else { return };
+        if self.reads.local.is_empty() {
+            return;
+        }
+        self.reads.context = self.reads.context.wrapping_add(1);
+        let context = self.reads.context;
+        for read in &mut self.reads.local {
+            read.asked = Some(context);
+        }
+        self.reads.asked_at = Some(now);
+        let term = self.hard.term;
+        out.send(leader, Message::ReadIndex(ReadIndex { term, context }));
+    }
+
+    /// There is a (new) leader to ask.
+    pub(crate) fn ask_new_leader(&mut self, now: Instant, out: &mut Outputs) {
+        self.reads.asked_at = None;
+        self.ask(now, out);
+    }
+
+    /// The answer is overdue: ask again.
+    pub(crate) fn ask_again(&mut self, now: Instant, out: &mut Outputs) {
+        let interval = self.config.heartbeat_interval;
+        if self.reads.asked_at.is_some_and(|at| now.since(at) >= interval) {
+            self.reads.asked_at = None;
+            self.ask(now, out);
+        }
+    }
+
+    pub(crate) fn on_read_index_answer(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &ReadIndexAnswer,
+        out: &mut Outputs,
+    ) {
+        // No answer, and an answer to an earlier question, wait for the next time to ask.
+        let Some(index) = m.index else { return };
+        if m.context != self.reads.context || self.reads.asked_at.is_none() {
+            return;
+        }
+        self.reads.asked_at = None;
+        if self.leader == Some(from) && m.term == self.hard.term {
+            // The index is committed, so this node may apply what it has verified of it.
+            self.commit_as_follower(index, out);
+        }
+        self.reads.local.retain(|read| {
+            let served = read.asked == Some(m.context);
+            if served {
+                out.push(Output::ReadReady { token: read.token, index });
+            }
+            !served
+        });
+        self.ask(now, out);
+    }
+
+    // ---- deadlines ----
+
+    pub(crate) fn reads_deadline(&self) -> Option<Instant> {
+        let local = self.reads.local.iter().map(|read| read.deadline).min();
+        let again = self.reads.asked_at.map(|at| at + self.config.heartbeat_interval);
+        let leading = match &self.role {
+            Role::Leader(leader) => leader
+                .reads
+                .readers()
+                .filter_map(|reader| match reader {
+                    Reader::Local { deadline, .. } => Some(*deadline),
+                    Reader::Remote { .. } => None,
+                })
+                .min(),
+            _ => None,
+        };
+        earliest(earliest(local, again), leading)
+    }
+
+    pub(crate) fn expire_reads(&mut self, now: Instant, out: &mut Outputs) {
+        self.reads.local.retain(|read| {
+            let alive = read.deadline > now;
+            if !alive {
+                out.push(Output::ReadFailed { token: read.token });
+            }
+            alive
+        });
+        if self.reads.local.is_empty() {
+            self.reads.asked_at = None;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
+        let reads = &mut leader.reads;
+        let rounds = reads.confirming.iter_mut().map(|round| &mut round.readers);
+        for readers in rounds.chain(std::iter::once(&mut reads.waiting)) {
+            readers.retain(|reader| match reader {
+                Reader::Local { token, deadline } if *deadline <= now => {
+                    out.push(Output::ReadFailed { token: *token });
+                    false
+                }
+                _ => true,
+            });
+        }
+    }
+}
+
+impl LeaderReads {
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.confirming.iter().flat_map(|r| &r.readers).chain(&self.waiting)
+    }
+}

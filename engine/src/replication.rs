@@ -1,0 +1,605 @@
+//! Replication, both ends of it: paper §5.3 and §5.4.2.
+//!
+//! The leader keeps a session with each follower. A session begins with a probe, one append whose
+//! consistency check finds out whether the logs agree where the leader thinks they do; then appends
+//! follow one another without waiting. Anything that goes wrong (a conflict, an append that was
+//! lost, a follower that restarted) ends the session: the next has another number, so what is
+//! still under way from the last counts for nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::block::{Batch, EntryBlock};
+use crate::election::Role;
+use crate::engine::Engine;
+use crate::io::{Notice, Output, Outputs, Replicate};
+use crate::log::Log;
+use crate::message::{AppendEntries, AppendEntriesAnswer, Heartbeat, HeartbeatAnswer, Message};
+use crate::quorum::reached_by_quorum;
+use crate::reads::LeaderReads;
+use crate::types::{Index, Instant, LogId, NodeId};
+
+/// What a node has only while it leads.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// Every other member: voters and learners.
+    pub(crate) progress: BTreeMap<NodeId, Progress>,
+    /// The no-op that began the term. Nothing is known to be committed before it is.
+    pub(crate) term_start: Index,
+    sessions: u64,
+    /// The newest round of heartbeats, and when the recent ones were sent.
+    round: u64,
+    rounds: VecDeque<(u64, Instant)>,
+    pub(crate) heartbeat_at: Instant,
+    pub(crate) reads: LeaderReads,
+    /// Last index and bytes of what was proposed and is not committed.
+    uncommitted: VecDeque<(Index, u64)>,
+    pub(crate) uncommitted_bytes: u64,
+    /// Incarnations heard from members whose own is not in the membership yet.
+    heard: BTreeMap<NodeId, u64>,
+}
+
+/// One follower, as its leader knows it.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// What the follower has durably. Never goes back, unless its disk did.
+    pub(crate) matched: Index,
+    /// What the follower has, durable or not, by its newest heartbeat answer.
+    accepted: Index,
+    /// Number of the session; the follower's answers carry it.
+    session: u64,
+    /// Where the session began.
+    after: LogId,
+    /// Whether the follower's log is known to agree at `after`.
+    pipeline: bool,
+    /// The last entry handed to the network.
+    sent: Index,
+    /// Whether the network said that it lost an append of this session.
+    lost: bool,
+    /// When `accepted` last grew, or something was sent while nothing was under way.
+    moved_at: Instant,
+    /// The newest round answered, and when that round was SENT: the only moment of which it is
+    /// certain that the follower had not turned to another leader before it.
+    pub(crate) acked_round: u64,
+    pub(crate) heard_at: Instant,
+}
+
+/// What a node has of the leader it follows.
+#[derive(Debug)]
+pub(crate) struct Following {
+    /// Up to where this log is verified to equal the log of this term's leader.
+    accepted: Index,
+    /// The leader and session to acknowledge to once more is durable.
+    owed: Option<(NodeId, u64)>,
+}
+
+impl Following {
+    pub(crate) fn new(log: &Log) -> Self {
+        Self { accepted: log.committed(), owed: None }
+    }
+
+    /// Another term: nothing is verified but what is committed, which every leader has (paper
+    /// §5.4.3, Leader Completeness).
+    pub(crate) fn begin_term(&mut self, log: &Log) {
+        *self = Self::new(log);
+    }
+}
+
+// ---- the leader's end ----
+
+impl Engine {
+    /// Begins to lead the current term: a no-op first (paper §8), then sessions with everyone.
+    pub(crate) fn lead(&mut self, now: Instant, out: &mut Outputs) {
+        let me = self.config.id;
+        let after = self.log.last();
+        let noop = LogId::new(self.hard.term, after.index + 1);
+        let membership = self.log.membership().expect("a leader has a configuration");
+        let progress = membership
+            .members()
+            .keys()
+            .filter(|id| **id != me)
+            .map(|id| {
+                let progress = Progress {
+                    matched: 0,
+                    accepted: 0,
+                    session: 0,
+                    after,
+                    pipeline: false,
+                    sent: after.index,
+                    lost: false,
+                    moved_at: now,
+                    acked_round: 0,
+                    heard_at: now,
+                };
+                (*id, progress)
+            })
+            .collect::<BTreeMap<_, _>>();
+        let followers: Vec<NodeId> = progress.keys().copied().collect();
+        self.leader = Some(me);
+        self.role = Role::Leader(Leader {
+            progress,
+            term_start: noop.index,
+            sessions: 0,
+            round: 0,
+            rounds: VecDeque::new(),
+            heartbeat_at: now + self.config.heartbeat_interval,
+            reads: LeaderReads::default(),
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
+            heard: BTreeMap::from([(me, self.config.incarnation)]),
+        });
+        self.stage(EntryBlock::noop(noop));
+        for id in followers {
+            self.begin_session(now, id, after, out);
+        }
+        self.broadcast(now, out);
+        self.lead_local_reads(now, out);
+    }
+
+    /// What a leader leaves behind: no stream goes on, its readers ask the next leader.
+    pub(crate) fn stop_leading(&mut self, was: Leader, out: &mut Outputs) {
+        for (to, p) in &was.progress {
+            out.push(Output::Replicate(Replicate {
+                to: *to,
+                term: self.hard.term,
+                session: 0,
+                after: LogId::ZERO,
+                through: 0,
+                matched: p.matched,
+                commit: 0,
+                pipeline: false,
+                promise: std::time::Duration::ZERO,
+            }));
+        }
+        self.reads.take_over(was.reads);
+    }
+
+    pub(crate) fn on_propose(&mut self, batch: Batch, out: &mut Outputs) {
+        if let Err(decline) = self.can_propose() {
+            out.push(Output::Declined(decline));
+            return;
+        }
+        let first = LogId::new(self.hard.term, self.log.last().index + 1);
+        let count = batch.len() as u32;
+        self.append_as_leader(batch.seal(first), out);
+        out.push(Output::Proposed { first, count });
+    }
+
+    fn append_as_leader(&mut self, block: EntryBlock, out: &mut Outputs) {
+        let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders append") };
+        let bytes = block.bytes().len() as u64;
+        leader.uncommitted.push_back((block.last().index, bytes));
+        leader.uncommitted_bytes += bytes;
+        self.stage(block);
+        self.aim_all(out);
+    }
+
+    /// The moment a leader is woken for: does it still lead, and says so.
+    pub(crate) fn lead_on(&mut self, now: Instant, out: &mut Outputs) {
+        // A leader whose own log hangs could hold its followers with heartbeats for ever and never
+        // become better than them.
+        if self.log_hangs(now, self.config.election_timeout_max) {
+            self.step_down(now, out);
+            return;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
+        if now < leader.heartbeat_at || leader.progress.is_empty() {
+            return;
+        }
+        leader.heartbeat_at = now + self.config.heartbeat_interval;
+        // Check-quorum: without answers from a quorum another leader may be at work.
+        if now.since(self.heard_from_quorum(now)) > self.config.election_timeout_max {
+            self.step_down(now, out);
+            return;
+        }
+        self.record_incarnations(out);
+        self.broadcast(now, out);
+    }
+
+    /// The send time of the newest round that a quorum has answered.
+    fn heard_from_quorum(&self, now: Instant) -> Instant {
+        let Role::Leader(leader) = &self.role else { unreachable!("only leaders hear answers") };
+        let membership = self.log.membership().expect("a leader has a configuration");
+        reached_by_quorum(membership, |id| {
+            if id == self.config.id {
+                now
+            } else {
+                leader.progress.get(&id).map_or(Instant::ORIGIN, |p| p.heard_at)
+            }
+        })
+    }
+
+    /// A round of heartbeats. Returns its number.
+    pub(crate) fn broadcast(&mut self, now: Instant, out: &mut Outputs) -> u64 {
+        let (term, commit) = (self.hard.term, self.log.committed());
+        let promise = self.config.election_timeout_min;
+        let keep = self.config.election_timeout_max * 2;
+        let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders broadcast") };
+        leader.round += 1;
+        let round = leader.round;
+        leader.rounds.push_back((round, now));
+        while leader.rounds.front().is_some_and(|(_, sent)| now.since(*sent) > keep) {
+            leader.rounds.pop_front();
+        }
+        for (to, p) in &leader.progress {
+            let heartbeat = Heartbeat { term, session: p.session, round, commit, promise };
+            out.send(*to, Message::Heartbeat(heartbeat));
+        }
+        self.attach_reads(round);
+        round
+    }
+
+    /// Begins anew with a follower, behind `after`.
+    fn begin_session(&mut self, now: Instant, id: NodeId, after: LogId, out: &mut Outputs) {
+        let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders replicate") };
+        leader.sessions += 1;
+        let session = leader.sessions;
+        let p = leader.progress.get_mut(&id).expect("a session is with a member");
+        p.session = session;
+        p.after = after;
+        p.moved_at = now;
+        p.pipeline = false;
+        p.sent = after.index;
+        p.lost = false;
+        self.aim(id, out);
+    }
+
+    /// Tells a follower's stream where things stand.
+    fn aim(&self, id: NodeId, out: &mut Outputs) {
+        let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
+        let p = &leader.progress[&id];
+        out.push(Output::Replicate(Replicate {
+            to: id,
+            term: self.hard.term,
+            session: p.session,
+            after: p.after,
+            through: self.log.last().index,
+            matched: p.matched,
+            commit: self.log.committed(),
+            pipeline: p.pipeline,
+            promise: self.config.election_timeout_min,
+        }));
+    }
+
+    fn aim_all(&self, out: &mut Outputs) {
+        let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
+        for id in leader.progress.keys() {
+            self.aim(*id, out);
+        }
+    }
+
+    pub(crate) fn on_sent(&mut self, now: Instant, to: NodeId, session: u64, through: Index) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(p) = leader.progress.get_mut(&to) else { return };
+        if p.session == session && through > p.sent {
+            if p.sent <= p.accepted {
+                p.moved_at = now;
+            }
+            p.sent = through;
+        }
+    }
+
+    /// The network could not deliver an append; the next sign of life of the follower begins anew.
+    pub(crate) fn on_lost(&mut self, to: NodeId, session: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(p) = leader.progress.get_mut(&to).filter(|p| p.session == session) {
+            p.lost = true;
+        }
+    }
+
+    pub(crate) fn on_heartbeat_answer(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &HeartbeatAnswer,
+        out: &mut Outputs,
+    ) {
+        let last = self.log.last().index;
+        let Some(p) = self.progress_of(from, m.term, m.session) else { return };
+        if m.matched > m.accepted || m.accepted > last {
+            notice(from, Notice::Violation("more acknowledged than there is"), out);
+            return;
+        }
+        let newest = m.round > p.acked_round;
+        if newest {
+            let Role::Leader(leader) = &mut self.role else { return };
+            // An answer to a round that was never sent, or so old that it is forgotten.
+            let Some(sent_at) = leader.sent_at(m.round) else { return };
+            let p = leader.progress.get_mut(&from).expect("looked up above");
+            p.acked_round = m.round;
+            p.heard_at = sent_at;
+        }
+        self.on_matched(now, from, m.matched, out);
+        if newest {
+            self.check_stream(now, from, m.accepted, out);
+        }
+        self.confirm_reads(now, out);
+    }
+
+    /// Looks after a stream, by what the follower says it has.
+    fn check_stream(&mut self, now: Instant, id: NodeId, accepted: Index, out: &mut Outputs) {
+        let patience = self.config.election_timeout_min;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let p = leader.progress.get_mut(&id).expect("checked by the caller");
+        let before = std::mem::replace(&mut p.accepted, accepted);
+        if !p.pipeline && accepted >= p.after.index {
+            // Verified beyond the start of the session: as good as the answer to the probe, which
+            // may be waiting for the follower's disk.
+            p.pipeline = true;
+            p.moved_at = now;
+            self.aim(id, out);
+        } else if accepted > before {
+            p.moved_at = now;
+        } else if accepted < before {
+            // It restarted and knows only what it has read from its disk.
+            let after = self.log.id_at(p.matched);
+            self.begin_session(now, id, after, out);
+        } else if p.lost || (p.is_waiting() && now.since(p.moved_at) >= patience) {
+            // An append, or its answer, was lost with nothing behind it that would show the gap.
+            let after = if p.pipeline { self.log.id_at(accepted.max(p.matched)) } else { p.after };
+            self.begin_session(now, id, after, out);
+        }
+    }
+
+    pub(crate) fn on_append_answer(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &AppendEntriesAnswer,
+        out: &mut Outputs,
+    ) {
+        let last = self.log.last().index;
+        let Some(p) = self.progress_of(from, m.term, m.session) else { return };
+        if let Some(hint) = m.conflict {
+            let matched = p.matched;
+            // Both sides step back by whole terms: the follower did so to find its hint, and this
+            // does for the leader's log.
+            let mut after = self.log.last_not_above(hint);
+            if after.index < matched {
+                if hint.index < matched {
+                    // What it acknowledged as durable is gone. It starts over and counts for
+                    // nothing until it has it again.
+                    notice(from, Notice::LogWentBack, out);
+                    let Role::Leader(leader) = &mut self.role else { return };
+                    let p = leader.progress.get_mut(&from).expect("looked up above");
+                    p.matched = 0;
+                    p.accepted = 0;
+                } else {
+                    after = self.log.id_at(matched);
+                }
+            }
+            self.begin_session(now, from, after, out);
+        } else if m.matched > last {
+            notice(from, Notice::Violation("more acknowledged than there is"), out);
+        } else {
+            if !p.pipeline {
+                p.pipeline = true;
+                p.moved_at = now;
+                self.aim(from, out);
+            }
+            self.on_matched(now, from, m.matched, out);
+        }
+    }
+
+    /// The follower has everything through `index` durably.
+    fn on_matched(&mut self, now: Instant, from: NodeId, index: Index, out: &mut Outputs) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let p = leader.progress.get_mut(&from).expect("checked by the caller");
+        if index <= p.matched {
+            return;
+        }
+        p.matched = index;
+        self.advance_commit(now, out);
+        self.aim(from, out);
+    }
+
+    /// Commits what a quorum has durably, if it ends with an entry of the current term (paper
+    /// §5.4.2, Figure 8).
+    pub(crate) fn advance_commit(&mut self, now: Instant, out: &mut Outputs) {
+        let Role::Leader(leader) = &self.role else { return };
+        let membership = self.log.membership().expect("a leader has a configuration");
+        let index = reached_by_quorum(membership, |id| {
+            if id == self.config.id {
+                self.log.persisted()
+            } else {
+                leader.progress.get(&id).map_or(0, |p| p.matched)
+            }
+        });
+        if index <= self.log.committed() || self.log.term_at(index) != Some(self.hard.term) {
+            return;
+        }
+        self.log.commit(index);
+        out.push(Output::Apply { through: index });
+        let Role::Leader(leader) = &mut self.role else { return };
+        while leader.uncommitted.front().is_some_and(|(last, _)| *last <= index) {
+            let (_, bytes) = leader.uncommitted.pop_front().expect("there is a front");
+            leader.uncommitted_bytes -= bytes;
+        }
+        self.start_reads(now, out);
+    }
+
+    /// Remembers the incarnation of a member that the membership does not tie to one yet.
+    pub(crate) fn note_incarnation(&mut self, from: NodeId, incarnation: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let member = self.log.membership().and_then(|m| m.member(from));
+        if incarnation != 0 && member.is_some_and(|m| m.incarnation == 0) {
+            leader.heard.entry(from).or_insert(incarnation);
+        }
+    }
+
+    /// Writes the incarnations heard into the membership, so that another disk under a known id is
+    /// recognized for ever. Voters stay the same, so no joint phase is needed; one change at a time
+    /// all the same, and none before the term's no-op is committed.
+    fn record_incarnations(&mut self, out: &mut Outputs) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some((id, membership)) = self.log.configurations().last() else { return };
+        let committed = self.log.committed();
+        if committed < leader.term_start || committed < id.index {
+            return;
+        }
+        let mut next = membership.clone();
+        for (id, incarnation) in &leader.heard {
+            if next.member(*id).is_some_and(|m| m.incarnation == 0) {
+                next = next.with_incarnation(*id, *incarnation);
+            }
+        }
+        if next != *membership {
+            let id = LogId::new(self.hard.term, self.log.last().index + 1);
+            self.append_as_leader(EntryBlock::configuration(id, &next), out);
+        }
+    }
+
+    /// The progress of a follower whose answer belongs to this term and to its present session.
+    fn progress_of(&mut self, from: NodeId, term: u64, session: u64) -> Option<&mut Progress> {
+        let current = term == self.hard.term;
+        let Role::Leader(leader) = &mut self.role else { return None };
+        leader.progress.get_mut(&from).filter(|p| current && p.session == session)
+    }
+}
+
+impl Progress {
+    /// Whether something was sent that the follower has not been heard to have.
+    fn is_waiting(&self) -> bool {
+        !self.pipeline || self.sent > self.accepted
+    }
+}
+
+impl Leader {
+    fn sent_at(&self, round: u64) -> Option<Instant> {
+        let (oldest, _) = self.rounds.front()?;
+        let at = usize::try_from(round.checked_sub(*oldest)?).ok()?;
+        self.rounds.get(at).map(|(_, sent)| *sent)
+    }
+}
+
+// ---- the follower's end ----
+
+impl Engine {
+    /// Up to where this log equals the leader's: what was verified, or is committed.
+    fn accepted(&self) -> Index {
+        self.following.accepted.max(self.log.committed())
+    }
+
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: &Heartbeat,
+        out: &mut Outputs,
+    ) {
+        let mut answer = HeartbeatAnswer {
+            term: self.hard.term,
+            session: m.session,
+            round: m.round,
+            accepted: 0,
+            matched: 0,
+            promised: std::time::Duration::ZERO,
+        };
+        if m.term == self.hard.term {
+            if !self.may_follow(from, out) {
+                return;
+            }
+            answer.promised = self.follow(now, from, m.promise, out);
+            self.commit_as_follower(m.commit, out);
+            answer.accepted = self.accepted();
+            answer.matched = answer.accepted.min(self.log.persisted());
+        }
+        out.send(from, Message::HeartbeatAnswer(answer));
+    }
+
+    pub(crate) fn on_append(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        m: AppendEntries,
+        out: &mut Outputs,
+    ) {
+        let answer = |engine: &Engine, conflict| {
+            Message::AppendEntriesAnswer(AppendEntriesAnswer {
+                term: engine.hard.term,
+                session: m.session,
+                matched: 0,
+                conflict,
+            })
+        };
+        if m.term < self.hard.term {
+            out.send(from, answer(self, None));
+            return;
+        }
+        if !self.may_follow(from, out) {
+            return;
+        }
+        self.follow(now, from, m.promise, out);
+        // The consistency check (paper §5.3). What was compacted is committed, so it agrees.
+        if m.prev.index > self.log.compacted().index && !self.log.contains(m.prev) {
+            if m.prev.index <= self.log.committed() {
+                notice(from, Notice::Violation("a leader without a committed entry"), out);
+                return;
+            }
+            let hint = self.log.last_not_above(m.prev);
+            out.send(from, answer(self, Some(hint)));
+            return;
+        }
+        let accepted = m.last().index;
+        for block in m.blocks {
+            match self.log.missing_from(&block) {
+                None => {}
+                Some((_, Some(conflict))) if conflict <= self.log.committed() => {
+                    notice(from, Notice::Violation("a leader without a committed entry"), out);
+                    return;
+                }
+                Some((first, _)) => {
+                    let last = block.last().index;
+                    self.stage(block.slice(first, last));
+                }
+            }
+        }
+        self.following.accepted = self.following.accepted.max(accepted);
+        self.following.owed = Some((from, m.session));
+        self.commit_as_follower(m.commit, out);
+        if self.log.persisted() >= self.accepted() {
+            self.acknowledge(out);
+        }
+    }
+
+    /// Whether `from` may be this term's leader: nobody else is.
+    fn may_follow(&self, from: NodeId, out: &mut Outputs) -> bool {
+        let two = match (&self.role, self.leader) {
+            (Role::Leader(_), _) => true,
+            (_, Some(leader)) => leader != from,
+            (_, None) => false,
+        };
+        if two {
+            notice(from, Notice::Violation("a second leader in one term"), out);
+        }
+        !two
+    }
+
+    /// Commits what the leader has committed, as far as it is verified to be the same here.
+    pub(crate) fn commit_as_follower(&mut self, commit: Index, out: &mut Outputs) {
+        let commit = commit.min(self.accepted());
+        if commit > self.log.committed() {
+            self.log.commit(commit);
+            out.push(Output::Apply { through: commit });
+        }
+    }
+
+    /// Acknowledges what is durable; more is owed until everything accepted is.
+    pub(crate) fn acknowledge(&mut self, out: &mut Outputs) {
+        let Some((to, session)) = self.following.owed else { return };
+        let (accepted, persisted) = (self.accepted(), self.log.persisted());
+        if persisted >= accepted {
+            self.following.owed = None;
+        }
+        let answer = AppendEntriesAnswer {
+            term: self.hard.term,
+            session,
+            matched: accepted.min(persisted),
+            conflict: None,
+        };
+        out.send(to, Message::AppendEntriesAnswer(answer));
+    }
+}
+
+fn notice(peer: NodeId, what: Notice, out: &mut Outputs) {
+    out.push(Output::Noticed { peer, what });
+}
