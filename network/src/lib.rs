@@ -2,6 +2,8 @@
 
 mod in_process;
 mod message;
+mod wire;
 
 pub use in_process::InProcess;
 pub use message::*;
+pub use wire::WireError;

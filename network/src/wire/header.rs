@@ -1,0 +1,491 @@
+//! The tagged header of an envelope: a mirror of each message, without its payloads.
+//!
+//! Tags are for ever: a field that goes leaves its tag unused, a field that comes takes a new one
+//! and must mean something sensible when it is missing, because an older node doesn't send it.
+//!
+//! | tag | kind of message |
+//! |---|---|
+//! | 16 | RequestVote |
+//! | 17 | RequestVoteAnswer |
+//! | 18 | Heartbeat |
+//! | 19 | HeartbeatAnswer |
+//! | 20 | AppendEntries |
+//! | 21 | AppendEntriesAnswer |
+//! | 22 | ReadIndex |
+//! | 23 | ReadIndexAnswer |
+//! | 24 | Stranger |
+//! | 25 | Introduce |
+//! | 26 | Introduced |
+//! | 32 | Forward |
+//! | 33 | Forwarded |
+//!
+//! Durations are nanoseconds, at most a year: a peer's number is added to clocks, and a sum must
+//! not overflow anybody's.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::message as raft;
+use quorate_engine::{LogId, Message as Raft};
+
+use super::{Payloads, WireError, length};
+use crate::message::{
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message,
+};
+
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Header {
+    #[prost(fixed64, tag = "1")]
+    cluster: u64,
+    #[prost(uint64, tag = "2")]
+    group: u64,
+    #[prost(uint64, tag = "3")]
+    from: u64,
+    #[prost(uint64, tag = "4")]
+    to: u64,
+    #[prost(fixed64, tag = "5")]
+    incarnation: u64,
+    #[prost(oneof = "Kind", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 32, 33")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "16")]
+    RequestVote(RequestVote),
+    #[prost(message, tag = "17")]
+    RequestVoteAnswer(RequestVoteAnswer),
+    #[prost(message, tag = "18")]
+    Heartbeat(Heartbeat),
+    #[prost(message, tag = "19")]
+    HeartbeatAnswer(HeartbeatAnswer),
+    #[prost(message, tag = "20")]
+    AppendEntries(AppendEntries),
+    #[prost(message, tag = "21")]
+    AppendEntriesAnswer(AppendEntriesAnswer),
+    #[prost(message, tag = "22")]
+    ReadIndex(ReadIndex),
+    #[prost(message, tag = "23")]
+    ReadIndexAnswer(ReadIndexAnswer),
+    #[prost(message, tag = "24")]
+    Stranger(Stranger),
+    /// One block, the first configuration, stands as the payload.
+    #[prost(message, tag = "25")]
+    Introduce(()),
+    #[prost(message, tag = "26")]
+    Introduced(()),
+    #[prost(message, tag = "32")]
+    Forward(ForwardHeader),
+    #[prost(message, tag = "33")]
+    Forwarded(ForwardedHeader),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RequestVote {
+    #[prost(bool, tag = "1")]
+    pre: bool,
+    #[prost(uint64, tag = "2")]
+    term: u64,
+    #[prost(uint64, tag = "3")]
+    last_term: u64,
+    #[prost(uint64, tag = "4")]
+    last_index: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RequestVoteAnswer {
+    #[prost(bool, tag = "1")]
+    pre: bool,
+    #[prost(uint64, tag = "2")]
+    term: u64,
+    #[prost(bool, tag = "3")]
+    granted: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Heartbeat {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(uint64, tag = "3")]
+    round: u64,
+    #[prost(uint64, tag = "4")]
+    commit: u64,
+    #[prost(uint64, tag = "5")]
+    promise_nanos: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HeartbeatAnswer {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(uint64, tag = "3")]
+    round: u64,
+    #[prost(uint64, tag = "4")]
+    accepted: u64,
+    #[prost(uint64, tag = "5")]
+    matched: u64,
+    #[prost(uint64, tag = "6")]
+    promised_nanos: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AppendEntries {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(uint64, tag = "3")]
+    prev_term: u64,
+    #[prost(uint64, tag = "4")]
+    prev_index: u64,
+    #[prost(uint64, tag = "5")]
+    commit: u64,
+    #[prost(uint64, tag = "6")]
+    promise_nanos: u64,
+    /// How many blocks stand among the payloads.
+    #[prost(uint32, tag = "7")]
+    blocks: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AppendEntriesAnswer {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(uint64, tag = "3")]
+    matched: u64,
+    #[prost(message, optional, tag = "4")]
+    conflict: Option<Position>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Position {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    index: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReadIndex {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    context: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReadIndexAnswer {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    context: u64,
+    #[prost(uint64, optional, tag = "3")]
+    index: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stranger {
+    #[prost(fixed64, tag = "1")]
+    refused: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ForwardHeader {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(fixed64, tag = "2")]
+    boot: u64,
+    #[prost(uint64, tag = "3")]
+    sequence: u64,
+    #[prost(uint64, tag = "4")]
+    timeout_nanos: u64,
+    #[prost(uint32, tag = "5")]
+    codec: u32,
+    #[prost(message, repeated, tag = "6")]
+    writes: Vec<WriteHeader>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WriteHeader {
+    #[prost(uint64, tag = "1")]
+    token: u64,
+    /// How many commands stand among the payloads.
+    #[prost(uint32, tag = "2")]
+    commands: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ForwardedHeader {
+    #[prost(fixed64, tag = "1")]
+    boot: u64,
+    #[prost(message, repeated, tag = "2")]
+    answers: Vec<AnswerHeader>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnswerHeader {
+    #[prost(uint64, tag = "1")]
+    token: u64,
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Outcome {
+    /// How many responses stand among the payloads.
+    #[prost(uint32, tag = "2")]
+    Applied(u32),
+    /// The leader, 0 if it is not known: 0 is nobody's id.
+    #[prost(uint64, tag = "3")]
+    NotLeader(u64),
+    #[prost(message, tag = "4")]
+    Overloaded(()),
+    #[prost(message, tag = "5")]
+    Overwritten(()),
+    #[prost(string, tag = "6")]
+    Refused(String),
+    #[prost(message, tag = "7")]
+    Unknown(()),
+}
+
+impl Header {
+    pub(super) fn of(envelope: &Envelope) -> Self {
+        let kind = match &envelope.message {
+            Message::Raft(message) => of_raft(message),
+            Message::Forward(m) => Kind::Forward(ForwardHeader {
+                term: m.term,
+                boot: m.boot,
+                sequence: m.sequence,
+                timeout_nanos: nanos(m.timeout),
+                codec: m.codec.into(),
+                writes: m
+                    .writes
+                    .iter()
+                    .map(|w| WriteHeader { token: w.token, commands: length(w.commands.len()) })
+                    .collect(),
+            }),
+            Message::Forwarded(m) => Kind::Forwarded(ForwardedHeader {
+                boot: m.boot,
+                answers: m
+                    .answers
+                    .iter()
+                    .map(|a| AnswerHeader { token: a.token, outcome: Some(of_outcome(&a.outcome)) })
+                    .collect(),
+            }),
+        };
+        Self {
+            cluster: envelope.cluster,
+            group: envelope.group,
+            from: envelope.from,
+            to: envelope.to,
+            incarnation: envelope.incarnation,
+            kind: Some(kind),
+        }
+    }
+
+    pub(super) fn into_envelope(self, payloads: &mut Payloads) -> Result<Envelope, WireError> {
+        let message = match self.kind.ok_or(WireError::UnknownKind { from: self.from })? {
+            Kind::Forward(m) => Message::Forward(into_forward(m, payloads)?),
+            Kind::Forwarded(m) => Message::Forwarded(into_forwarded(m, payloads)?),
+            kind => Message::Raft(into_raft(kind, payloads)?),
+        };
+        Ok(Envelope {
+            cluster: self.cluster,
+            group: self.group,
+            from: self.from,
+            to: self.to,
+            incarnation: self.incarnation,
+            message,
+        })
+    }
+}
+
+fn of_raft(message: &Raft) -> Kind {
+    match message {
+        Raft::RequestVote(m) => Kind::RequestVote(RequestVote {
+            pre: m.pre,
+            term: m.term,
+            last_term: m.last.term,
+            last_index: m.last.index,
+        }),
+        Raft::RequestVoteAnswer(m) => Kind::RequestVoteAnswer(RequestVoteAnswer {
+            pre: m.pre,
+            term: m.term,
+            granted: m.granted,
+        }),
+        Raft::Heartbeat(m) => Kind::Heartbeat(Heartbeat {
+            term: m.term,
+            session: m.session,
+            round: m.round,
+            commit: m.commit,
+            promise_nanos: nanos(m.promise),
+        }),
+        Raft::HeartbeatAnswer(m) => Kind::HeartbeatAnswer(HeartbeatAnswer {
+            term: m.term,
+            session: m.session,
+            round: m.round,
+            accepted: m.accepted,
+            matched: m.matched,
+            promised_nanos: nanos(m.promised),
+        }),
+        Raft::AppendEntries(m) => Kind::AppendEntries(AppendEntries {
+            term: m.term,
+            session: m.session,
+            prev_term: m.prev.term,
+            prev_index: m.prev.index,
+            commit: m.commit,
+            promise_nanos: nanos(m.promise),
+            blocks: length(m.blocks.len()),
+        }),
+        Raft::AppendEntriesAnswer(m) => Kind::AppendEntriesAnswer(AppendEntriesAnswer {
+            term: m.term,
+            session: m.session,
+            matched: m.matched,
+            conflict: m.conflict.map(|id| Position { term: id.term, index: id.index }),
+        }),
+        Raft::ReadIndex(m) => Kind::ReadIndex(ReadIndex { term: m.term, context: m.context }),
+        Raft::ReadIndexAnswer(m) => Kind::ReadIndexAnswer(ReadIndexAnswer {
+            term: m.term,
+            context: m.context,
+            index: m.index,
+        }),
+        Raft::Stranger(m) => Kind::Stranger(Stranger { refused: m.refused }),
+        Raft::Introduce(_) => Kind::Introduce(()),
+        Raft::Introduced(raft::Introduced {}) => Kind::Introduced(()),
+        // The engine's enum is open to later releases; within one release every kind is above.
+        other => unreachable!("{other} has no wire form"),
+    }
+}
+
+fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
+    Ok(match kind {
+        Kind::RequestVote(m) => Raft::RequestVote(raft::RequestVote {
+            pre: m.pre,
+            term: m.term,
+            last: LogId::new(m.last_term, m.last_index),
+        }),
+        Kind::RequestVoteAnswer(m) => Raft::RequestVoteAnswer(raft::RequestVoteAnswer {
+            pre: m.pre,
+            term: m.term,
+            granted: m.granted,
+        }),
+        Kind::Heartbeat(m) => Raft::Heartbeat(raft::Heartbeat {
+            term: m.term,
+            session: m.session,
+            round: m.round,
+            commit: m.commit,
+            promise: duration(m.promise_nanos),
+        }),
+        Kind::HeartbeatAnswer(m) => Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
+            term: m.term,
+            session: m.session,
+            round: m.round,
+            accepted: m.accepted,
+            matched: m.matched,
+            promised: duration(m.promised_nanos),
+        }),
+        Kind::AppendEntries(m) => Raft::AppendEntries(raft::AppendEntries {
+            term: m.term,
+            session: m.session,
+            prev: LogId::new(m.prev_term, m.prev_index),
+            blocks: payloads.blocks(m.blocks)?,
+            commit: m.commit,
+            promise: duration(m.promise_nanos),
+        }),
+        Kind::AppendEntriesAnswer(m) => Raft::AppendEntriesAnswer(raft::AppendEntriesAnswer {
+            term: m.term,
+            session: m.session,
+            matched: m.matched,
+            conflict: m.conflict.map(|id| LogId::new(id.term, id.index)),
+        }),
+        Kind::ReadIndex(m) => Raft::ReadIndex(raft::ReadIndex { term: m.term, context: m.context }),
+        Kind::ReadIndexAnswer(m) => Raft::ReadIndexAnswer(raft::ReadIndexAnswer {
+            term: m.term,
+            context: m.context,
+            index: m.index,
+        }),
+        Kind::Stranger(m) => Raft::Stranger(raft::Stranger { refused: m.refused }),
+        Kind::Introduce(()) => {
+            Raft::Introduce(raft::Introduce { configuration: payloads.block()? })
+        }
+        Kind::Introduced(()) => Raft::Introduced(raft::Introduced {}),
+        Kind::Forward(_) | Kind::Forwarded(_) => unreachable!("no message of the protocol"),
+    })
+}
+
+fn into_forward(header: ForwardHeader, payloads: &mut Payloads) -> Result<Forward, WireError> {
+    let mut writes = Vec::with_capacity(header.writes.len());
+    for write in header.writes {
+        let commands = payloads.sized(write.commands)?;
+        writes.push(ForwardWrite { token: write.token, commands });
+    }
+    Ok(Forward {
+        term: header.term,
+        boot: header.boot,
+        sequence: header.sequence,
+        timeout: duration(header.timeout_nanos),
+        codec: u16::try_from(header.codec)
+            .map_err(|_| WireError::Malformed("a codec version over 65535"))?,
+        writes,
+    })
+}
+
+fn into_forwarded(
+    header: ForwardedHeader,
+    payloads: &mut Payloads,
+) -> Result<Forwarded, WireError> {
+    let mut answers = Vec::with_capacity(header.answers.len());
+    for answer in header.answers {
+        let outcome = match answer.outcome {
+            Some(Outcome::Applied(count)) => ForwardOutcome::Applied(payloads.sized(count)?),
+            Some(Outcome::NotLeader(leader)) => {
+                ForwardOutcome::NotLeader((leader != 0).then_some(leader))
+            }
+            Some(Outcome::Overloaded(())) => ForwardOutcome::Overloaded,
+            Some(Outcome::Overwritten(())) => ForwardOutcome::Overwritten,
+            Some(Outcome::Refused(reason)) => ForwardOutcome::Refused(reason),
+            // An outcome of a newer release: nothing is known of it but that the write may have
+            // been done, and that is what this says.
+            Some(Outcome::Unknown(())) | None => ForwardOutcome::Unknown,
+        };
+        answers.push(ForwardAnswer { token: answer.token, outcome });
+    }
+    Ok(Forwarded { boot: header.boot, answers })
+}
+
+fn of_outcome(outcome: &ForwardOutcome) -> Outcome {
+    match outcome {
+        ForwardOutcome::Applied(responses) => Outcome::Applied(length(responses.len())),
+        ForwardOutcome::NotLeader(leader) => Outcome::NotLeader(leader.unwrap_or(0)),
+        ForwardOutcome::Overloaded => Outcome::Overloaded(()),
+        ForwardOutcome::Overwritten => Outcome::Overwritten(()),
+        ForwardOutcome::Refused(reason) => Outcome::Refused(reason.clone()),
+        ForwardOutcome::Unknown => Outcome::Unknown(()),
+    }
+}
+
+impl ForwardOutcome {
+    /// The payloads of this outcome.
+    pub(super) fn responses(&self) -> &[Bytes] {
+        match self {
+            ForwardOutcome::Applied(responses) => responses,
+            _ => &[],
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.min(MAX_DURATION).as_nanos() as u64
+}
+
+fn duration(nanos: u64) -> Duration {
+    Duration::from_nanos(nanos).min(MAX_DURATION)
+}

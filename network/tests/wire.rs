@@ -1,0 +1,489 @@
+//! The wire form: it keeps what it is given, reads only what is whole, and does not change unseen.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_engine::message as raft;
+use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft};
+use quorate_network::{
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, WireError,
+};
+use support::{from_hex, hex};
+
+const MAX_NANOS: u64 = 365 * 24 * 3600 * 1_000_000_000;
+
+fn log_id() -> impl Strategy<Value = LogId> {
+    (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogId::new(term, index))
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    (0..=MAX_NANOS).prop_map(Duration::from_nanos)
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    // Lengths on both sides of where payloads are shared instead of copied.
+    prop_oneof![
+        4 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from),
+        1 => (any::<u8>(), 4090usize..9000).prop_map(|(b, n)| Bytes::from(vec![b; n])),
+    ]
+}
+
+fn payloads() -> impl Strategy<Value = Vec<Bytes>> {
+    proptest::collection::vec(payload(), 0..4)
+}
+
+fn block() -> impl Strategy<Value = EntryBlock> {
+    let id = (any::<u64>(), 1..u64::MAX / 2).prop_map(|(term, index)| LogId::new(term, index));
+    let commands = proptest::collection::vec(payload(), 1..5);
+    prop_oneof![
+        4 => (id.clone(), any::<u16>(), commands).prop_map(|(id, codec, commands)| {
+            let mut batch = Batch::new(codec);
+            for command in &commands {
+                batch.push(command);
+            }
+            batch.seal(id)
+        }),
+        1 => id.clone().prop_map(EntryBlock::noop),
+        1 => id.prop_map(|id| {
+            let members = Membership::of_voters([(1, "one:1"), (2, "two:2")]).unwrap();
+            EntryBlock::configuration(id, &members)
+        }),
+    ]
+}
+
+fn raft_message() -> impl Strategy<Value = Raft> {
+    let n = any::<u64>;
+    prop_oneof![
+        (any::<bool>(), n(), log_id()).prop_map(|(pre, term, last)| {
+            Raft::RequestVote(raft::RequestVote { pre, term, last })
+        }),
+        (any::<bool>(), n(), any::<bool>()).prop_map(|(pre, term, granted)| {
+            Raft::RequestVoteAnswer(raft::RequestVoteAnswer { pre, term, granted })
+        }),
+        (n(), n(), n(), n(), span()).prop_map(|(term, session, round, commit, promise)| {
+            Raft::Heartbeat(raft::Heartbeat { term, session, round, commit, promise })
+        }),
+        (n(), n(), n(), n(), n(), span()).prop_map(
+            |(term, session, round, accepted, matched, promised)| {
+                Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
+                    term,
+                    session,
+                    round,
+                    accepted,
+                    matched,
+                    promised,
+                })
+            }
+        ),
+        (n(), n(), log_id(), proptest::collection::vec(block(), 0..4), n(), span()).prop_map(
+            |(term, session, prev, blocks, commit, promise)| {
+                Raft::AppendEntries(raft::AppendEntries {
+                    term,
+                    session,
+                    prev,
+                    blocks,
+                    commit,
+                    promise,
+                })
+            }
+        ),
+        (n(), n(), n(), proptest::option::of(log_id())).prop_map(
+            |(term, session, matched, conflict)| {
+                Raft::AppendEntriesAnswer(raft::AppendEntriesAnswer {
+                    term,
+                    session,
+                    matched,
+                    conflict,
+                })
+            }
+        ),
+        (n(), n()).prop_map(|(term, context)| Raft::ReadIndex(raft::ReadIndex { term, context })),
+        (n(), n(), proptest::option::of(n())).prop_map(|(term, context, index)| {
+            Raft::ReadIndexAnswer(raft::ReadIndexAnswer { term, context, index })
+        }),
+        block().prop_map(|configuration| Raft::Introduce(raft::Introduce { configuration })),
+        Just(Raft::Introduced(raft::Introduced {})),
+        n().prop_map(|refused| Raft::Stranger(raft::Stranger { refused })),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = ForwardOutcome> {
+    prop_oneof![
+        payloads().prop_map(ForwardOutcome::Applied),
+        proptest::option::of(1..u64::MAX).prop_map(ForwardOutcome::NotLeader),
+        Just(ForwardOutcome::Overloaded),
+        Just(ForwardOutcome::Overwritten),
+        ".{0,20}".prop_map(ForwardOutcome::Refused),
+        Just(ForwardOutcome::Unknown),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let write =
+        (any::<u64>(), payloads()).prop_map(|(token, commands)| ForwardWrite { token, commands });
+    let forward = (
+        (any::<u64>(), any::<u64>(), any::<u64>()),
+        span(),
+        any::<u16>(),
+        proptest::collection::vec(write, 0..4),
+    )
+        .prop_map(|((term, boot, sequence), timeout, codec, writes)| {
+            Message::Forward(Forward { term, boot, sequence, timeout, codec, writes })
+        });
+    let answer =
+        (any::<u64>(), outcome()).prop_map(|(token, outcome)| ForwardAnswer { token, outcome });
+    let forwarded = (any::<u64>(), proptest::collection::vec(answer, 0..4))
+        .prop_map(|(boot, answers)| Message::Forwarded(Forwarded { boot, answers }));
+    prop_oneof![4 => raft_message().prop_map(Message::Raft), 1 => forward, 1 => forwarded]
+}
+
+fn envelope() -> impl Strategy<Value = Envelope> {
+    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), message()).prop_map(
+        |(cluster, group, from, to, incarnation, message)| Envelope {
+            cluster,
+            group,
+            from,
+            to,
+            incarnation,
+            message,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_envelope_round_trips(envelope in envelope()) {
+        let bytes = envelope.to_bytes();
+        let parts: Vec<u8> = envelope.encode().iter().flat_map(|p| p.to_vec()).collect();
+        prop_assert_eq!(&parts[..], &bytes[..]);
+        prop_assert_eq!(Envelope::from_bytes(bytes).unwrap(), envelope);
+    }
+
+    #[test]
+    fn random_bytes_are_refused_without_a_panic(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        looks_right in any::<bool>(),
+    ) {
+        if looks_right && bytes.len() >= 8 {
+            let header = bytes.len() as u32 - 8;
+            bytes[..4].copy_from_slice(b"QE\x01\0");
+            bytes[4..8].copy_from_slice(&(header / 2).to_le_bytes());
+        }
+        // Protocol Buffers are lenient, so some of it may decode; then it encodes again.
+        if let Ok(envelope) = Envelope::from_bytes(Bytes::from(bytes)) {
+            prop_assert_eq!(Envelope::from_bytes(envelope.to_bytes()).unwrap(), envelope);
+        }
+    }
+
+    #[test]
+    fn every_cut_is_an_error(envelope in envelope(), at in any::<prop::sample::Index>()) {
+        let bytes = envelope.to_bytes();
+        let cut = bytes.slice(..at.index(bytes.len()));
+        prop_assert!(Envelope::from_bytes(cut).is_err());
+    }
+}
+
+/// One message of each kind, with the bytes it has had since layout 1.
+fn samples() -> Vec<(&'static str, Message, &'static str)> {
+    let raft = Message::Raft;
+    let mut batch = Batch::new(7);
+    batch.push(b"set x");
+    batch.push(b"");
+    let blocks = vec![batch.seal(LogId::new(6, 41)), EntryBlock::noop(LogId::new(7, 43))];
+    let members = Membership::of_voters([(1, "one:1"), (2, "two:2")]).unwrap();
+    let configuration = EntryBlock::configuration(LogId::new(0, 1), &members);
+    let forward = Forward {
+        term: 7,
+        boot: 0xb007,
+        sequence: 12,
+        timeout: Duration::from_secs(2),
+        codec: 7,
+        writes: vec![
+            ForwardWrite { token: 1, commands: vec![Bytes::from_static(b"add"), Bytes::new()] },
+            ForwardWrite { token: 2, commands: vec![Bytes::from_static(b"sub")] },
+        ],
+    };
+    let answers = [
+        ForwardOutcome::Applied(vec![Bytes::from_static(b"ok"), Bytes::new()]),
+        ForwardOutcome::NotLeader(Some(3)),
+        ForwardOutcome::NotLeader(None),
+        ForwardOutcome::Overloaded,
+        ForwardOutcome::Overwritten,
+        ForwardOutcome::Refused("no".into()),
+        ForwardOutcome::Unknown,
+    ];
+    let answers =
+        (1..).zip(answers).map(|(token, outcome)| ForwardAnswer { token, outcome }).collect();
+    vec![
+        (
+            "RequestVote",
+            raft(Raft::RequestVote(raft::RequestVote {
+                pre: true,
+                term: 7,
+                last: LogId::new(6, 42),
+            })),
+            "514501002300000009a5c100000000000010051801200229a41c00000000000082010808\
+             0110071806202a",
+        ),
+        (
+            "RequestVoteAnswer",
+            raft(Raft::RequestVoteAnswer(raft::RequestVoteAnswer {
+                pre: false,
+                term: 7,
+                granted: true,
+            })),
+            "514501001f00000009a5c100000000000010051801200229a41c0000000000008a010410071801",
+        ),
+        (
+            "Heartbeat",
+            raft(Raft::Heartbeat(raft::Heartbeat {
+                term: 7,
+                session: 3,
+                round: 500,
+                commit: 42,
+                promise: Duration::from_millis(500),
+            })),
+            "514501002a00000009a5c100000000000010051801200229a41c00000000000092010f08\
+             07100318f403202a2880cab5ee01",
+        ),
+        (
+            "HeartbeatAnswer",
+            raft(Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
+                term: 7,
+                session: 3,
+                round: 500,
+                accepted: 43,
+                matched: 42,
+                promised: Duration::from_millis(400),
+            })),
+            "514501002c00000009a5c100000000000010051801200229a41c0000000000009a011108\
+             07100318f403202b282a308088debe01",
+        ),
+        (
+            "AppendEntries",
+            raft(Raft::AppendEntries(raft::AppendEntries {
+                term: 7,
+                session: 3,
+                prev: LogId::new(6, 40),
+                blocks,
+                commit: 39,
+                promise: Duration::from_millis(500),
+            })),
+            "514501002d00000009a5c100000000000010051801200229a41c000000000000a2011208\
+             0710031806202828273080cab5ee01380251424b3141b55e813500000002000000290000\
+             000000000006000000000000000100070000000000050000007365742078000000005142\
+             4b31c376e5122c000000010000002b000000000000000700000000000000000000000000\
+             000000000000",
+        ),
+        (
+            "AppendEntriesAnswer",
+            raft(Raft::AppendEntriesAnswer(raft::AppendEntriesAnswer {
+                term: 7,
+                session: 3,
+                matched: 42,
+                conflict: Some(LogId::new(5, 30)),
+            })),
+            "514501002700000009a5c100000000000010051801200229a41c000000000000aa010c08\
+             071003182a22040805101e",
+        ),
+        (
+            "ReadIndex",
+            raft(Raft::ReadIndex(raft::ReadIndex { term: 7, context: 99 })),
+            "514501001f00000009a5c100000000000010051801200229a41c000000000000b2010408071063",
+        ),
+        (
+            "ReadIndexAnswer",
+            raft(Raft::ReadIndexAnswer(raft::ReadIndexAnswer {
+                term: 7,
+                context: 99,
+                index: Some(42),
+            })),
+            "514501002100000009a5c100000000000010051801200229a41c000000000000ba010608\
+             071063182a",
+        ),
+        (
+            "Stranger",
+            raft(Raft::Stranger(raft::Stranger { refused: 0xbad })),
+            "514501002400000009a5c100000000000010051801200229a41c000000000000c2010909\
+             ad0b000000000000",
+        ),
+        (
+            "Introduce",
+            raft(Raft::Introduce(raft::Introduce { configuration })),
+            "514501001b00000009a5c100000000000010051801200229a41c000000000000ca010051\
+             424b31b7b0c8984600000001000000010000000000000000000000000000000200000000\
+             0000001a0000000a0201022209080112056f6e653a3122090802120574776f3a32",
+        ),
+        (
+            "Introduced",
+            raft(Raft::Introduced(raft::Introduced {})),
+            "514501001b00000009a5c100000000000010051801200229a41c000000000000d20100",
+        ),
+        (
+            "Forward",
+            Message::Forward(forward),
+            "514501003c00000009a5c100000000000010051801200229a41c00000000000082022108\
+             071107b0000000000000180c2080a8d6b907280732040801100232040802100103000000\
+             6164640000000003000000737562",
+        ),
+        (
+            "Forwarded",
+            Message::Forwarded(Forwarded { boot: 0xb007, answers }),
+            "514501005000000009a5c100000000000010051801200229a41c0000000000008a023509\
+             07b000000000000012040801100212040802180312040803180012040804220012040805\
+             2a001206080632026e6f120408073a00020000006f6b00000000",
+        ),
+    ]
+}
+
+/// The engine's enum of messages is open, so the compiler doesn't notice a kind without a wire form.
+#[test]
+fn every_message_of_the_engine_has_a_wire_form() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/src/message.rs");
+    let source = std::fs::read_to_string(path).unwrap();
+    let (_, kinds) = source.split_once("pub enum Message {\n").unwrap();
+    let (kinds, _) = kinds.split_once("\n}").unwrap();
+    let samples = samples();
+    let mut count = 0;
+    for line in kinds.lines().filter(|line| !line.contains("//")) {
+        let (kind, _) = line.trim().split_once('(').unwrap();
+        assert!(samples.iter().any(|(name, ..)| *name == kind), "{kind} has no sample");
+        count += 1;
+    }
+    assert!(count >= 11, "the enum was not found as a whole");
+}
+
+fn addressed(message: Message) -> Envelope {
+    Envelope { cluster: 0xc1a5, group: 5, from: 1, to: 2, incarnation: 0x1ca4, message }
+}
+
+#[test]
+fn golden_bytes_of_each_kind_stay_what_they_are() {
+    let mut wrong = Vec::new();
+    for (name, message, golden) in samples() {
+        let envelope = addressed(message);
+        let bytes = envelope.to_bytes();
+        if hex(&bytes) != golden {
+            wrong.push(format!("{name}: {}", hex(&bytes)));
+            continue;
+        }
+        assert_eq!(Envelope::from_bytes(from_hex(golden)).unwrap(), envelope, "{name}");
+    }
+    assert!(wrong.is_empty(), "the wire form has changed:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_survived() {
+    for (name, message, _) in samples() {
+        let bytes = addressed(message).to_bytes();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // Whatever a flipped bit decodes to, it is a value that can be encoded again.
+            if let Ok(envelope) = Envelope::from_bytes(Bytes::from(flipped)) {
+                assert_eq!(Envelope::from_bytes(envelope.to_bytes()).unwrap(), envelope, "{name}");
+            }
+        }
+        for cut in 0..bytes.len() {
+            assert!(Envelope::from_bytes(bytes.slice(..cut)).is_err(), "{name} cut at {cut}");
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert!(Envelope::from_bytes(Bytes::from(longer)).is_err(), "{name} with a byte behind");
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_block_is_always_found() {
+    let (_, message, _) = samples().swap_remove(4);
+    let bytes = addressed(message).to_bytes();
+    let header = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    for bit in (8 + header) * 8..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let found = Envelope::from_bytes(Bytes::from(flipped));
+        assert!(found.is_err(), "bit {bit} of {}", bytes.len() * 8);
+    }
+}
+
+#[test]
+fn payloads_are_shared_not_copied() {
+    let mut batch = Batch::new(1);
+    batch.push(&vec![9; 100_000]);
+    let block = batch.seal(LogId::new(1, 1));
+    let append = raft::AppendEntries {
+        term: 1,
+        session: 1,
+        prev: LogId::ZERO,
+        blocks: vec![block.clone()],
+        commit: 0,
+        promise: Duration::ZERO,
+    };
+    let envelope = addressed(Message::Raft(Raft::AppendEntries(append)));
+    let parts = envelope.encode();
+    assert_eq!(parts.len(), 2);
+    assert_eq!(parts[1].as_ptr(), block.bytes().as_ptr());
+
+    let bytes = envelope.to_bytes();
+    let inside = bytes.as_ptr_range();
+    let Message::Raft(Raft::AppendEntries(read)) = Envelope::from_bytes(bytes).unwrap().message
+    else {
+        panic!("another message");
+    };
+    assert!(inside.contains(&read.blocks[0].bytes().as_ptr()));
+    assert_eq!(read.blocks[0].bytes(), block.bytes());
+}
+
+#[test]
+fn a_kind_of_a_newer_release_is_named_as_such() {
+    // cluster 1, from 3, and a message under tag 40, which no kind has.
+    let header = [0x09, 1, 0, 0, 0, 0, 0, 0, 0, 0x18, 3, 0xc2, 0x02, 2, 0x08, 1];
+    let mut bytes = b"QE\x01\0".to_vec();
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(header);
+    assert_eq!(Envelope::from_bytes(bytes.into()), Err(WireError::UnknownKind { from: 3 }));
+}
+
+#[test]
+fn fields_of_a_newer_release_are_ignored() {
+    let envelope = addressed(Message::Raft(Raft::Stranger(raft::Stranger { refused: 4 })));
+    let mut bytes = envelope.to_bytes().to_vec();
+    bytes.extend([0x98, 0x06, 7]); // tag 99, varint
+    let header = bytes.len() as u32 - 8;
+    bytes[4..8].copy_from_slice(&header.to_le_bytes());
+    assert_eq!(Envelope::from_bytes(bytes.into()).unwrap(), envelope);
+}
+
+#[test]
+fn another_layout_says_which() {
+    assert_eq!(Envelope::from_bytes(from_hex("5145020000000000")), Err(WireError::Version(2)));
+    assert_eq!(Envelope::from_bytes(from_hex("4745542000000000")), Err(WireError::Magic));
+}
+
+#[test]
+fn a_count_that_no_bytes_back_is_refused_before_anything_is_allocated() {
+    // AppendEntries (tag 20) whose field 7, the count of blocks, is 2^32 - 1.
+    let header = [0xa2, 0x01, 6, 0x38, 0xff, 0xff, 0xff, 0xff, 0x0f];
+    let mut bytes = b"QE\x01\0".to_vec();
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(header);
+    bytes.extend([0; 100]);
+    assert_eq!(Envelope::from_bytes(bytes.into()), Err(WireError::Short));
+    // A header of 4 GiB.
+    let announced = from_hex("51450100ffffffff");
+    assert!(matches!(Envelope::from_bytes(announced), Err(WireError::Malformed(_))));
+}
+
+#[test]
+fn a_duration_is_capped_at_a_year() {
+    let year = Duration::from_nanos(MAX_NANOS);
+    let heartbeat = |promise| {
+        let m = raft::Heartbeat { term: 1, session: 1, round: 1, commit: 1, promise };
+        addressed(Message::Raft(Raft::Heartbeat(m)))
+    };
+    let read = Envelope::from_bytes(heartbeat(Duration::MAX).to_bytes()).unwrap();
+    assert_eq!(read, heartbeat(year));
+}
