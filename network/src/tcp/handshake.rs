@@ -1,0 +1,304 @@
+//! Who is there? What both sides of a connection say before the first message.
+//!
+//! ```text
+//! connecting side                          listening side
+//! preamble "quorate" 0x01                  not this: closes, it isn't one of us
+//! frame: Open { hello, lane }              judges versions, expected id, then `Inbound::admit`
+//!                                          frame: Reply { hello } or Reply { refusal }, closes
+//! judges the reply's hello in the same way
+//! messages follow                          probes are answered, nothing else is said
+//! ```
+//! The preamble's last byte is the version of framing and handshake. Until the handshake is done
+//! nobody is trusted with more than 4 KiB of memory or a few seconds of patience.
+//!
+//! A connection carries one lane of one peer in one direction. The listening side learns from Open
+//! who speaks on it, and no message may claim another sender.
+
+use prost::Message as _;
+use quorate_engine::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::frame::{FrameError, read_one, write_one};
+use crate::message::{Hello, Inbound, Lane, Refusal};
+
+/// The largest frame before the handshake is done.
+pub(super) const MAX_FRAME_BYTES: usize = 4096;
+
+const PREAMBLE: [u8; 8] = *b"quorate\x01";
+
+/// Reasons are for people to read and must fit a frame.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    /// The other side does not want this one.
+    #[error("refused: {0}")]
+    RefusedByPeer(String),
+    /// This side does not want the other.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// Something else than a node is at the other end.
+    #[error("it does not speak the protocol of Quorate")]
+    NotANode,
+    /// This node has nobody to answer for it.
+    #[error("the host of this node is gone")]
+    NoHost,
+    /// The connection broke, or carries something else than frames.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+}
+
+impl From<std::io::Error> for HandshakeError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Frame(error.into())
+    }
+}
+
+/// The connecting side. Returns when messages for `peer` may follow.
+pub(super) async fn open(
+    stream: &mut TcpStream,
+    inbound: &dyn Inbound,
+    peer: NodeId,
+    lane: Lane,
+) -> Result<(), HandshakeError> {
+    let own = inbound.hello(peer);
+    let open = WireOpen { hello: Some(WireHello::of(&own)), lane: lane_code(lane) };
+    let mut bytes = PREAMBLE.to_vec();
+    write_one(&mut bytes, &open.encode_to_vec());
+    stream.write_all(&bytes).await?;
+
+    let reply = read_one(stream, MAX_FRAME_BYTES).await?;
+    let reply = WireReply::decode(&reply[..]).map_err(|_| HandshakeError::NotANode)?;
+    match reply.verdict {
+        Some(Verdict::Refusal(reason)) => Err(HandshakeError::RefusedByPeer(reason)),
+        Some(Verdict::Hello(hello)) => {
+            let hello = hello.into_hello();
+            if hello.from != peer {
+                let found = hello.from;
+                return Err(Refusal(format!(
+                    "node {found} answers where node {peer} should be; check the address"
+                ))
+                .into());
+            }
+            judge(&own, &hello)?;
+            Ok(inbound.admit(&hello)?)
+        }
+        None => Err(HandshakeError::NotANode),
+    }
+}
+
+/// What the listening side knows of a connection after the handshake.
+pub(super) struct Opened {
+    /// This node.
+    pub(super) node: NodeId,
+    /// Who speaks.
+    pub(super) peer: NodeId,
+    /// On which lane.
+    pub(super) lane: Lane,
+}
+
+/// The listening side.
+pub(super) async fn answer(
+    stream: &mut TcpStream,
+    inbound: &dyn Inbound,
+) -> Result<Opened, HandshakeError> {
+    let mut preamble = [0; PREAMBLE.len()];
+    stream.read_exact(&mut preamble).await?;
+    if preamble != PREAMBLE {
+        return Err(HandshakeError::NotANode);
+    }
+    let open = read_one(stream, MAX_FRAME_BYTES).await?;
+    let open = WireOpen::decode(&open[..]).map_err(|_| HandshakeError::NotANode)?;
+    let hello = open.hello.ok_or(HandshakeError::NotANode)?.into_hello();
+
+    let own = inbound.hello(hello.from);
+    let verdict = judge(&own, &hello)
+        .and_then(|()| lane_of(open.lane))
+        .and_then(|lane| inbound.admit(&hello).map(|()| lane));
+    let reply = WireReply {
+        verdict: Some(match &verdict {
+            Ok(_) => Verdict::Hello(WireHello::of(&own)),
+            Err(Refusal(reason)) => Verdict::Refusal(shortened(reason).into()),
+        }),
+    };
+    let mut bytes = Vec::new();
+    write_one(&mut bytes, &reply.encode_to_vec());
+    stream.write_all(&bytes).await?;
+    match verdict {
+        Ok(lane) => Ok(Opened { node: own.from, peer: hello.from, lane }),
+        Err(refusal) => {
+            // The other side reads the reason before it sees the end.
+            stream.shutdown().await?;
+            Err(refusal.into())
+        }
+    }
+}
+
+/// What a transport can tell of a hello before the host is asked.
+fn judge(own: &Hello, other: &Hello) -> Result<(), Refusal> {
+    let Hello { from, min_version, max_version, .. } = *other;
+    if min_version > own.max_version || max_version < own.min_version {
+        return Err(Refusal(format!(
+            "node {from} speaks protocol versions {min_version} to {max_version}, node {} speaks \
+             {} to {}; upgrade one release at a time",
+            own.from, own.min_version, own.max_version
+        )));
+    }
+    if other.to != own.from {
+        return Err(Refusal(format!(
+            "this is node {}, not node {}; check the addresses of both",
+            own.from, other.to
+        )));
+    }
+    Ok(())
+}
+
+/// `reason`, cut where it is too long, between two characters.
+fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON_BYTES);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+fn lane_code(lane: Lane) -> u32 {
+    match lane {
+        Lane::Control => 1,
+        Lane::Entries => 2,
+        Lane::Clients => 3,
+    }
+}
+
+fn lane_of(code: u32) -> Result<Lane, Refusal> {
+    Lane::ALL
+        .into_iter()
+        .find(|lane| lane_code(*lane) == code)
+        .ok_or_else(|| Refusal(format!("lane {code} is not known here; upgrade this node")))
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireOpen {
+    #[prost(message, optional, tag = "1")]
+    hello: Option<WireHello>,
+    #[prost(uint32, tag = "2")]
+    lane: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireReply {
+    #[prost(oneof = "Verdict", tags = "1, 2")]
+    verdict: Option<Verdict>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Verdict {
+    #[prost(message, tag = "1")]
+    Hello(WireHello),
+    #[prost(string, tag = "2")]
+    Refusal(String),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireHello {
+    #[prost(uint32, tag = "1")]
+    min_version: u32,
+    #[prost(uint32, tag = "2")]
+    max_version: u32,
+    #[prost(string, tag = "3")]
+    cluster_name: String,
+    #[prost(fixed64, tag = "4")]
+    cluster: u64,
+    #[prost(uint64, tag = "5")]
+    from: u64,
+    #[prost(uint64, tag = "6")]
+    to: u64,
+    #[prost(fixed64, tag = "7")]
+    incarnation: u64,
+}
+
+impl WireHello {
+    fn of(hello: &Hello) -> Self {
+        Self {
+            min_version: hello.min_version,
+            max_version: hello.max_version,
+            cluster_name: hello.cluster_name.clone(),
+            cluster: hello.cluster,
+            from: hello.from,
+            to: hello.to,
+            incarnation: hello.incarnation,
+        }
+    }
+
+    fn into_hello(self) -> Hello {
+        Hello {
+            min_version: self.min_version,
+            max_version: self.max_version,
+            cluster_name: self.cluster_name,
+            cluster: self.cluster,
+            from: self.from,
+            to: self.to,
+            incarnation: self.incarnation,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(from: NodeId, to: NodeId, versions: (u32, u32)) -> Hello {
+        Hello {
+            min_version: versions.0,
+            max_version: versions.1,
+            cluster_name: "shop".into(),
+            cluster: 7,
+            from,
+            to,
+            incarnation: 9,
+        }
+    }
+
+    #[test]
+    fn versions_must_overlap_and_the_expected_id_must_be_this_one() {
+        let own = hello(1, 2, (3, 4));
+        for versions in [(3, 4), (1, 3), (4, 9), (1, 9)] {
+            assert_eq!(judge(&own, &hello(2, 1, versions)), Ok(()));
+        }
+        for versions in [(1, 2), (5, 9)] {
+            let refusal = judge(&own, &hello(2, 1, versions)).unwrap_err();
+            assert!(refusal.0.contains("upgrade"), "{refusal}");
+        }
+        let refusal = judge(&own, &hello(2, 7, (3, 4))).unwrap_err();
+        assert!(refusal.0.contains("this is node 1, not node 7"), "{refusal}");
+    }
+
+    #[test]
+    fn a_hello_round_trips_and_its_bytes_stay_what_they_are() {
+        let sent = hello(1, 2, (1, 3));
+        let wire = WireOpen { hello: Some(WireHello::of(&sent)), lane: 2 }.encode_to_vec();
+        let golden = b"\x0a\x20\x08\x01\x10\x03\x1a\x04shop\x21\x07\0\0\0\0\0\0\0\x28\x01\x30\x02\
+            \x39\x09\0\0\0\0\0\0\0\x10\x02";
+        assert_eq!(wire, golden);
+        let read = WireOpen::decode(&wire[..]).unwrap();
+        assert_eq!((read.hello.unwrap().into_hello(), read.lane), (sent, 2));
+    }
+
+    #[test]
+    fn every_lane_has_a_code() {
+        for lane in Lane::ALL {
+            assert_eq!(lane_of(lane_code(lane)), Ok(lane));
+        }
+        assert!(lane_of(0).is_err() && lane_of(9).is_err());
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let reason = "ü".repeat(MAX_REASON_BYTES);
+        assert_eq!(shortened(&reason).len(), MAX_REASON_BYTES);
+        let odd = format!("x{reason}");
+        assert_eq!(shortened(&odd).len(), MAX_REASON_BYTES - 1);
+    }
+}
