@@ -1,0 +1,33 @@
+//! Why a benchmark ended without its numbers.
+
+use std::fmt;
+
+/// Ends a benchmark. Its text says what happened, then what to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The user pressed Ctrl-C: not a fault, but there are no results either.
+    Interrupted,
+    /// Something went wrong.
+    Failed {
+        /// What happened.
+        what: String,
+        /// What the reader can do about it.
+        advice: &'static str,
+    },
+}
+
+impl Failure {
+    /// `what` went wrong; `advice` says what to do about it.
+    pub(crate) fn new(what: impl fmt::Display, advice: &'static str) -> Self {
+        Self::Failed { what: what.to_string(), advice }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupted => write!(f, "interrupted; run it again for results"),
+            Self::Failed { what, advice } => write!(f, "{what}; {advice}"),
+        }
+    }
+}

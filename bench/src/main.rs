@@ -1,0 +1,52 @@
+//! Benchmarks of Quorate, side by side with its peers.
+//!
+//! A number of one program on one machine says little. So each subcommand runs Quorate and what
+//! it is compared with in one process, in turns, and reports medians and spreads of many short
+//! rounds: a machine that slows down half-way slows down everybody.
+//!
+//! Exit codes: 0 done, 1 failed (`error: what; what to do` on standard error), 2 wrong usage,
+//! 130 interrupted.
+
+mod failure;
+mod framework;
+mod measure;
+mod report;
+mod subject;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// Measures Quorate beside its peers.
+#[derive(Parser)]
+#[command(name = "bench", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What can be measured: one variant, and one module, each.
+#[derive(Subcommand)]
+enum What {
+    /// Writes per second of a three-node cluster in one process: the cost of the framework alone.
+    Framework(framework::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().what {
+        What::Framework(options) => framework::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            match failure {
+                // What a shell reports of a program that SIGINT ended.
+                Failure::Interrupted => ExitCode::from(130),
+                Failure::Failed { .. } => ExitCode::FAILURE,
+            }
+        }
+    }
+}

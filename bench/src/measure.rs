@@ -1,0 +1,222 @@
+//! One measurement: so many clients write to one fresh cluster for so long.
+//!
+//! The clients have a runtime of one worker to themselves, the cluster one of two, so that a
+//! cluster cannot win by being polled in a client's stead. Both are built for the one measurement
+//! and torn down after it: nothing of one subject is left to disturb the next.
+//!
+//! What the measurement adds to a write is a few nanoseconds: a counter of the client's own, a
+//! load of a flag that seldom changes, and only now and then a look at the clock.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::failure::Failure;
+use crate::subject::{Client, Subject};
+
+/// Workers of the runtime that the cluster runs on.
+const SERVER_WORKERS: usize = 2;
+/// Workers of the runtime that the clients run on.
+const CLIENT_WORKERS: usize = 1;
+/// Time to reach a steady state before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Longer than any answer takes, unless it is lost.
+const LAST_ANSWERS: Duration = Duration::from_secs(20);
+/// What a torn down runtime may take to end its tasks, each at its next await.
+const TEAR_DOWN: Duration = Duration::from_secs(5);
+/// A client looks at the clock for one write in so many: two looks at it for each would cost the
+/// fastest subject the most.
+const SAMPLE_EVERY: usize = 16;
+
+/// What the clients do with the writes they complete. In an `AtomicU8` that they all read.
+mod phase {
+    /// Do not count.
+    pub(super) const WARM_UP: u8 = 0;
+    /// Count.
+    pub(super) const MEASURE: u8 = 1;
+    /// End.
+    pub(super) const STOP: u8 = 2;
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// Completed writes per second.
+    pub(crate) ops_s: f64,
+    /// The median time of one write, in microseconds.
+    pub(crate) p50_us: f64,
+}
+
+/// Runs measurements from the main thread, and ends them on Ctrl-C.
+pub(crate) struct Control {
+    /// Sleeps and waits, no more: the work is done on the runtimes of each measurement.
+    runtime: Runtime,
+    /// Completes on Ctrl-C. Kept between measurements, so that none is missed.
+    interrupt: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Turns a refusal of the operating system to start a thread or a timer into ours.
+fn no_runtime(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads or files")
+}
+
+/// A panic of `what`.
+fn panicked(what: &str, error: &JoinError) -> Failure {
+    Failure::new(format!("{what} failed: {error}"), "report this as a bug")
+}
+
+impl Control {
+    /// From its first measurement on, Ctrl-C ends what is being measured, not the process.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+        let interrupt = Box::pin(async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                // No handler could be installed: then Ctrl-C ends the process, as by default.
+                std::future::pending::<()>().await;
+            }
+        });
+        Ok(Self { runtime, interrupt })
+    }
+
+    /// Measures `clients` clients of a fresh `S` for about `length`.
+    pub(crate) fn measure<S: Subject>(
+        &mut self,
+        clients: usize,
+        length: Duration,
+    ) -> Result<Measured, Failure> {
+        let servers = runtime("server", SERVER_WORKERS)?;
+        let client_runtime = runtime("client", CLIENT_WORKERS)?;
+        let interrupt = &mut self.interrupt;
+        let measured = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = interrupt => Err(Failure::Interrupted),
+                measured = drive::<S>(servers.handle(), client_runtime.handle(), clients, length)
+                    => measured,
+            }
+        });
+        client_runtime.shutdown_timeout(TEAR_DOWN);
+        servers.shutdown_timeout(TEAR_DOWN);
+        measured
+    }
+}
+
+/// A runtime of `workers` threads.
+fn runtime(name: &str, workers: usize) -> Result<Runtime, Failure> {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(no_runtime)
+}
+
+/// Starts `S`, loads it, measures, stops it.
+async fn drive<S: Subject>(
+    servers: &Handle,
+    client_runtime: &Handle,
+    clients: usize,
+    length: Duration,
+) -> Result<Measured, Failure> {
+    let started = servers.spawn(S::start()).await;
+    let subject = started.map_err(|e| panicked("the start", &e))??;
+
+    let phase = Arc::new(AtomicU8::new(phase::WARM_UP));
+    let mut tasks = JoinSet::new();
+    for number in 0..clients {
+        tasks.spawn_on(load(subject.client(), Arc::clone(&phase), number), client_runtime);
+    }
+    undisturbed(&mut tasks, WARM_UP).await?;
+    phase.store(phase::MEASURE, Ordering::Relaxed);
+    let began = Instant::now();
+    undisturbed(&mut tasks, length).await?;
+    phase.store(phase::STOP, Ordering::Relaxed);
+    let elapsed = began.elapsed();
+
+    let all = tokio::time::timeout(LAST_ANSWERS, sum(&mut tasks)).await;
+    let all = all.map_err(|_| {
+        Failure::new("a write was never answered", "run with --subject to see whose it is")
+    })??;
+    servers.spawn(subject.stop()).await.map_err(|e| panicked("the stop", &e))??;
+    Ok(all.measured(elapsed))
+}
+
+/// Waits for `length`, unless a client ends before: they have no reason to but a failure.
+async fn undisturbed(
+    tasks: &mut JoinSet<Result<Tally, Failure>>,
+    length: Duration,
+) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(_)) => Err(Failure::new("a client ended early", "report this as a bug")),
+            Ok(Err(failure)) => Err(failure),
+            Err(error) => Err(panicked("a client", &error)),
+        },
+        () = tokio::time::sleep(length) => Ok(()),
+    }
+}
+
+/// What the clients counted, once each has ended.
+async fn sum(tasks: &mut JoinSet<Result<Tally, Failure>>) -> Result<Tally, Failure> {
+    let mut all = Tally::default();
+    while let Some(ended) = tasks.join_next().await {
+        let tally = ended.map_err(|e| panicked("a client", &e))??;
+        all.writes += tally.writes;
+        all.sampled.extend(tally.sampled);
+    }
+    Ok(all)
+}
+
+/// One client: the next write begins when the last was answered.
+async fn load<C: Client>(
+    mut client: C,
+    phase: Arc<AtomicU8>,
+    number: usize,
+) -> Result<Tally, Failure> {
+    let mut tally = Tally::default();
+    // Clients take their samples in turn, not all of the same batch.
+    let mut turn = number % SAMPLE_EVERY;
+    loop {
+        let began = (turn == 0).then(Instant::now);
+        turn = (turn + 1) % SAMPLE_EVERY;
+        client.write().await?;
+        match phase.load(Ordering::Relaxed) {
+            phase::WARM_UP => {}
+            phase::MEASURE => {
+                tally.writes += 1;
+                tally.sampled.extend(began.map(|b| b.elapsed()));
+            }
+            _ => return Ok(tally),
+        }
+    }
+}
+
+/// What was counted, by one client or by all.
+#[derive(Default)]
+struct Tally {
+    /// Writes completed in the measured time.
+    writes: u64,
+    /// How long some of them took.
+    sampled: Vec<Duration>,
+}
+
+impl Tally {
+    fn measured(mut self, elapsed: Duration) -> Measured {
+        let middle = self.sampled.len() / 2;
+        let p50 = match self.sampled.is_empty() {
+            // Hardly a write was completed: what one took is what there was time for.
+            true => elapsed,
+            false => *self.sampled.select_nth_unstable(middle).1,
+        };
+        Measured {
+            ops_s: self.writes as f64 / elapsed.as_secs_f64(),
+            p50_us: p50.as_secs_f64() * 1e6,
+        }
+    }
+}
