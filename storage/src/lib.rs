@@ -11,6 +11,8 @@ mod log;
 mod memory;
 mod state;
 mod state_machine;
+#[cfg(feature = "wal")]
+pub mod wal;
 
 pub use blocking::*;
 pub use codec::*;

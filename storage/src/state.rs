@@ -129,6 +129,9 @@ impl LogState {
                     let keep = now.configurations.partition_point(|(id, _)| id.index < first);
                     now.configurations.truncate(keep);
                     self.missing_through = self.missing_through.min(first - 1);
+                    if self.missing_through == now.compacted.index {
+                        self.missing_through = 0;
+                    }
                 }
                 if now.runs.last().is_none_or(|run| run.term != block.term()) {
                     now.runs.push(TermRun { first, term: block.term() });
@@ -379,6 +382,36 @@ mod tests {
         s.check(&[hard(10, Some(2)), LogOp::Append(block(10, 6, 1))]).unwrap();
         let to = LogId::new(5, 90);
         s.check(&[LogOp::Reset { to }, LogOp::Append(block(5, 91, 1))]).unwrap();
+    }
+
+    /// The oldest segments are gone; what was in them was overwritten or compacted later on.
+    #[test]
+    fn missing_entries_are_missed_until_they_are_not_needed() {
+        let hard_state = HardState { term: 9, voted_for: None };
+        let now = Recovered {
+            hard_state,
+            compacted: LogId::new(1, 10),
+            last: LogId::new(2, 20),
+            ..Recovered::default()
+        };
+        let after = |ops: &[LogOp]| {
+            let mut state = LogState { now: now.clone(), missing_through: 20 };
+            for op in ops {
+                state.check(std::slice::from_ref(op)).unwrap();
+                state.apply(op);
+            }
+            state
+        };
+        let compact = |term, index| LogOp::Compact { through: LogId::new(term, index) };
+        assert_eq!(after(&[LogOp::Append(block(3, 21, 1))]).missing_through, 20);
+        assert_eq!(after(&[LogOp::Append(block(3, 15, 1))]).missing_through, 14);
+        assert_eq!(after(&[LogOp::Append(block(3, 11, 1))]).missing_through, 0);
+        assert_eq!(after(&[compact(1, 15)]).missing_through, 20);
+        assert_eq!(after(&[compact(2, 20)]).missing_through, 0);
+        let whole = after(&[LogOp::Append(block(3, 15, 4)), compact(1, 14)]);
+        assert_eq!(whole.missing_through, 0);
+        assert_eq!(whole.now.runs, vec![TermRun { first: 15, term: 3 }]);
+        assert_eq!(after(&[LogOp::Reset { to: LogId::new(5, 12) }]).missing_through, 0);
     }
 
     #[test]

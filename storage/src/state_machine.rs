@@ -18,7 +18,7 @@ use crate::codec::Codec;
 /// The state is the node's to lose: after a restart the machine starts as it was built and the
 /// committed log is applied to it again.
 #[async_trait]
-pub trait StateMachine: Send + Sync + 'static {
+pub trait StateMachine: Send + 'static {
     /// What clients ask for.
     type Command: Send + 'static;
 

@@ -1,0 +1,241 @@
+//! From files to state: what survived, and whether it can be trusted.
+//!
+//! [`replay`] only reads, and decides; [`repair`] makes the tail durable and clean before anything
+//! is written behind it. A crash at any moment leaves one of few pictures, all listed in
+//! `docs/wal-format.md`; whatever looks otherwise is damage and is refused, with its place, because
+//! a node that goes on without entries it acknowledged can lose what the cluster committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_engine::{EntryBlock, GroupId};
+
+use super::disk::Disk;
+use super::format::{GroupHeader, Record, SegmentHeader};
+use super::scan::{End, Scan, scan};
+use super::segment::{self, Location, Segment, corrupt, failed};
+use crate::log::{LogOp, Recovered, StorageError};
+use crate::state::{LogState, Spans};
+
+/// A group as its records leave it.
+pub(super) struct ReplayedGroup {
+    pub(super) state: LogState,
+    pub(super) spans: Spans<Location>,
+}
+
+/// A directory as it stands.
+pub(super) struct Replayed {
+    pub(super) groups: BTreeMap<GroupId, ReplayedGroup>,
+    /// In order, without `unbegun`.
+    pub(super) segments: BTreeMap<u64, Arc<Segment>>,
+    /// Where the log ends; `None` if there is no segment yet.
+    pub(super) tail: Option<Tail>,
+    /// A newest segment that was created and never used: the crash came before the one in front of
+    /// it was ended. It goes, and is created again when it is needed.
+    unbegun: Option<u64>,
+    unfinished: Vec<String>,
+}
+
+/// The end of the log.
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    /// The identity that all segments of this log carry.
+    pub(super) log: u64,
+    pub(super) scan: Scan,
+    bytes: Bytes,
+}
+
+/// Reads a whole directory without changing anything.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] with the place, or a failed read.
+pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
+    let (numbers, unfinished) =
+        segment::list(disk).map_err(|e| failed(disk, "listing the files", &e))?;
+    let mut replayed = Replayed {
+        groups: BTreeMap::new(),
+        segments: BTreeMap::new(),
+        tail: None,
+        unbegun: None,
+        unfinished,
+    };
+    let mut before: Option<(SegmentHeader, Scan)> = None;
+    for (i, &number) in numbers.iter().enumerate() {
+        let (segment, header, bytes) = segment::read(disk, number)?;
+        let refuse = |what: &str| Err(corrupt(disk, number, 0, what));
+        match &before {
+            None => replayed.begin(disk, &header)?,
+            Some((previous, end)) => {
+                if number != previous.number + 1 {
+                    return refuse(&format!("segment {} is missing", previous.number + 1));
+                }
+                if header.log != previous.log {
+                    return refuse("it belongs to another log");
+                }
+                if end.ended != End::Next(number) {
+                    // The one before was not ended: then this one was not begun, and the one
+                    // before is whole up to where this one's header says.
+                    let begun = scan(&bytes, &header, |_, _, _| Ok(()))
+                        .map_or(true, |scan| scan.last_batch.is_some());
+                    if begun || i + 1 != numbers.len() || end.end != header.previous_end {
+                        let what = match &end.ended {
+                            End::Torn(what) => what,
+                            End::Clean => "the segment has no end",
+                            End::Next(_) => "the segment ends with a wrong number",
+                        };
+                        return Err(corrupt(disk, previous.number, end.end, what));
+                    }
+                    replayed.unbegun = Some(number);
+                    break;
+                }
+                if end.last_batch != Some(header.previous_end)
+                    || end.sequence != header.previous_sequence
+                {
+                    return refuse("its header does not continue the segment before");
+                }
+                if header.groups != replayed.headers() {
+                    return refuse("the groups in its header are not what the log before it says");
+                }
+            }
+        }
+        let scan =
+            scan(&bytes, &header, |offset, _, records| replayed.apply(&segment, offset, records))
+                .map_err(|damage| corrupt(disk, number, damage.offset, &damage.what))?;
+        replayed.segments.insert(number, Arc::clone(&segment));
+        replayed.tail = Some(Tail { segment, log: header.log, scan: scan.clone(), bytes });
+        before = Some((header, scan));
+    }
+    if let Some((header, Scan { ended: End::Next(next), .. })) = &before {
+        let what = format!("segment {next}, in which the log goes on, is missing");
+        return Err(corrupt(disk, header.number, header.length, &what));
+    }
+    replayed.check(disk)?;
+    Ok(replayed)
+}
+
+impl Replayed {
+    /// Takes over the states of the oldest segment's header.
+    fn begin(&mut self, disk: &dyn Disk, header: &SegmentHeader) -> Result<(), StorageError> {
+        let from_nothing = header.previous_end == 0 && header.previous_sequence == 0;
+        if (header.number == 1) != from_nothing || (header.number == 1 && !header.groups.is_empty())
+        {
+            return Err(corrupt(disk, header.number, 0, "the first segment follows another"));
+        }
+        for (group, at) in &header.groups {
+            let now = Recovered {
+                identity: at.identity,
+                hard_state: at.hard_state,
+                compacted: at.compacted,
+                last: at.last,
+                ..Recovered::default()
+            };
+            // Entries in segments that are gone: some later record compacts them, or they are
+            // missed.
+            let missing = at.last.index > at.compacted.index;
+            let missing_through = if missing { at.last.index } else { 0 };
+            let state = LogState { now, missing_through };
+            self.groups.insert(*group, ReplayedGroup { state, spans: Spans::new(at.compacted) });
+        }
+        Ok(())
+    }
+
+    /// The states as the header of a segment gives them.
+    fn headers(&self) -> Vec<(GroupId, GroupHeader)> {
+        self.groups
+            .iter()
+            .map(|(group, replayed)| (*group, GroupHeader::of(&replayed.state)))
+            .filter(|(_, header)| *header != GroupHeader::default())
+            .collect()
+    }
+
+    /// Applies the batch at `offset` of `segment`.
+    ///
+    /// # Errors
+    /// What makes no sense in it, for a message.
+    fn apply(
+        &mut self,
+        segment: &Arc<Segment>,
+        offset: u64,
+        records: Vec<(usize, Record)>,
+    ) -> Result<(), String> {
+        let mut by_group: BTreeMap<GroupId, (Vec<LogOp>, Vec<u64>)> = BTreeMap::new();
+        for (body, record) in records {
+            if let Record::Op(group, op) = record {
+                let (ops, places) = by_group.entry(group).or_default();
+                ops.push(op);
+                places.push(offset + body as u64);
+            }
+        }
+        for (id, (ops, places)) in by_group {
+            let group = self.groups.entry(id).or_insert_with(|| ReplayedGroup {
+                state: LogState::default(),
+                spans: Spans::new(Default::default()),
+            });
+            group.state.check(&ops).map_err(|what| format!("group {id}: {what}"))?;
+            for (op, offset) in ops.iter().zip(places) {
+                group.state.apply(op);
+                group.spans.apply(op, |block: &EntryBlock| Location {
+                    segment: Arc::clone(segment),
+                    offset,
+                    bytes: block.bytes().len() as u32,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be said only when everything is read.
+    fn check(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        let Some(oldest) = self.segments.keys().next() else { return Ok(()) };
+        for (id, ReplayedGroup { state, .. }) in &self.groups {
+            let what = if state.missing_through != 0 {
+                let (first, last) = (state.now.compacted.index + 1, state.missing_through);
+                format!("entries {first} to {last} of group {id} are in no segment before it")
+            } else if let Err(what) = state.check(&[]) {
+                format!("group {id}: {what}")
+            } else {
+                continue;
+            };
+            return Err(corrupt(disk, *oldest, 0, &what));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directory what [`replay`] says it is, durably: nothing may be written, and nothing
+/// that was read may be acted upon, before this has returned.
+///
+/// The process before this one may have died between a write and its sync, or after a sync that
+/// failed: then what was read stands in the page cache alone, and a later sync would not save it.
+/// So the last batch is written again, which makes it the disk's business once more. Behind it
+/// everything becomes zero, or the remains of a torn write could be taken for damage later.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), StorageError> {
+    (|| {
+        for name in &replayed.unfinished {
+            disk.remove(name)?;
+        }
+        if let Some(number) = replayed.unbegun {
+            disk.remove(&segment::name(number))?;
+        }
+        // Also the names that were there: the process before may have died before this call.
+        disk.sync_dir()?;
+        let Some(Tail { segment, scan, bytes, .. }) = &replayed.tail else { return Ok(()) };
+        let end = scan.end as usize;
+        if let Some(start) = scan.last_batch {
+            segment.file.write_at(&bytes[start as usize..end], start)?;
+        }
+        let remains = bytes[end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        for start in (0..remains).step_by(ZEROS.len()) {
+            let zeros = &ZEROS[..ZEROS.len().min(remains - start)];
+            segment.file.write_at(zeros, (end + start) as u64)?;
+        }
+        segment.file.sync()
+    })()
+    .map_err(|e| failed(disk, "repairing the end of the log", &e))
+}
+
+static ZEROS: [u8; 4096] = [0; 4096];

@@ -1,0 +1,127 @@
+//! Reading one segment: which batches stand in it, and why there are no more.
+//!
+//! The same walk serves recovery and the dump, so both see the same log. Where it ends is decided
+//! here. A batch that can't be read is the torn remains of the last write if nothing readable
+//! comes behind it: the writer syncs each batch before it writes the next, so whatever stands
+//! behind a batch proves that the batch was durable. Then it is damage.
+
+use bytes::Bytes;
+
+use super::format::{
+    ALIGN, BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Record, Salt, SegmentHeader, Unreadable,
+    align, decode_records, u32_at,
+};
+
+/// Why a segment has no more batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing was written behind the last one.
+    Clean,
+    /// The last one says so: the log goes on in that segment.
+    Next(u64),
+    /// What is there is the rest of a write that was never completed.
+    Torn(String),
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug)]
+pub(super) struct Scan {
+    /// Where the last readable batch ends.
+    pub(super) end: u64,
+    /// Where it begins; `None` if there is none.
+    pub(super) last_batch: Option<u64>,
+    /// Its sequence number, or that of the batch before the segment.
+    pub(super) sequence: u64,
+    /// Whether it is a seal.
+    pub(super) sealed: bool,
+    pub(super) ended: End,
+}
+
+/// Bytes that were durable and can't be read, or can be read and make no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) offset: u64,
+    pub(super) what: String,
+}
+
+/// Walks over the batches of the segment in `bytes`, behind its header, and hands each to `visit`
+/// with its offset, its header and its records (with the offset of each body in the batch).
+///
+/// # Errors
+/// [`Damage`], also where `visit` finds that a batch makes no sense.
+pub(super) fn scan(
+    bytes: &Bytes,
+    header: &SegmentHeader,
+    mut visit: impl FnMut(u64, &BatchHeader, Vec<(usize, Record)>) -> Result<(), String>,
+) -> Result<Scan, Damage> {
+    let salt = Salt::new(header.salt, header.number);
+    let mut at = align(header.bytes());
+    let mut scan = Scan {
+        end: at as u64,
+        last_batch: None,
+        sequence: header.previous_sequence,
+        sealed: false,
+        ended: End::Clean,
+    };
+    while at < bytes.len() {
+        let offset = at as u64;
+        let damage = |what: String| Damage { offset, what };
+        let (batch, records) = match read_batch(bytes, &salt, at) {
+            Ok(found) => found,
+            Err(Unreadable::Senseless(what)) => return Err(damage(what)),
+            Err(Unreadable::Broken(what)) => {
+                if let Some(later) = find_batch(bytes, &salt, at + ALIGN) {
+                    return Err(damage(format!("{what}, and a batch at {later} is intact")));
+                }
+                if bytes[at..].iter().any(|byte| *byte != 0) {
+                    scan.ended = End::Torn(what);
+                }
+                return Ok(scan);
+            }
+        };
+        if batch.sequence != scan.sequence + 1 || batch.durable > offset {
+            let (got, after) = (batch.sequence, scan.sequence);
+            let what = format!("batch {got} after {after}, durable up to {}", batch.durable);
+            return Err(damage(what));
+        }
+        at += batch.length as usize;
+        scan.end = at as u64;
+        scan.last_batch = Some(offset);
+        scan.sequence = batch.sequence;
+        scan.sealed = records.iter().all(|(_, record)| *record == Record::Seal);
+        let next = records.iter().find_map(|(_, record)| match record {
+            Record::Next { segment } => Some(*segment),
+            _ => None,
+        });
+        visit(offset, &batch, records).map_err(damage)?;
+        if let Some(segment) = next {
+            scan.ended = End::Next(segment);
+            return Ok(scan);
+        }
+    }
+    Ok(scan)
+}
+
+type Batch = (BatchHeader, Vec<(usize, Record)>);
+
+fn read_batch(bytes: &Bytes, salt: &Salt, at: usize) -> Result<Batch, Unreadable> {
+    let header = BatchHeader::decode(&bytes[at..], salt, at as u64)
+        .map_err(|what| Unreadable::Broken(what.into()))?;
+    let length = header.length as usize;
+    // The header is intact, so this is what was written; and the room for a batch is always there
+    // before it is written.
+    if length < BATCH_HEADER_BYTES || length % ALIGN != 0 || length > bytes.len() - at {
+        return Err(Unreadable::Senseless(format!("a batch of {length} bytes")));
+    }
+    let records = decode_records(&bytes.slice(at..at + length), salt, &header)?;
+    Ok((header, records))
+}
+
+/// The offset of the first intact batch header from `at` on.
+fn find_batch(bytes: &Bytes, salt: &Salt, at: usize) -> Option<u64> {
+    (at..bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1))
+        .step_by(ALIGN)
+        .filter(|at| u32_at(bytes, *at) == BATCH_MAGIC)
+        .map(|at| at as u64)
+        .find(|at| BatchHeader::decode(&bytes[*at as usize..], salt, *at).is_ok())
+}
