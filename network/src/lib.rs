@@ -1,5 +1,6 @@
 //! The network of Quorate: one trait with one method, a wire format, and two implementations.
 
+pub mod conformance;
 mod in_process;
 mod message;
 #[cfg(feature = "tcp")]
