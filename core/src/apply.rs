@@ -1,0 +1,350 @@
+//! The apply worker: owns the state machine, applies what is committed, answers the callers.
+//!
+//! It runs behind the node on a task of its own, so a slow state machine delays its readers and
+//! writers and nothing else. The node gives it a target ("through index N"), which replaces the
+//! last, so targets can't pile up; entries come from the tail, or from the log when the worker is
+//! far behind. Reads run between two batches.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, NodeId};
+use quorate_network::{ForwardAnswer, ForwardOutcome};
+use quorate_storage::{Codec, Committed, LogReadError, LogReader, StateMachine};
+use tokio::sync::Notify;
+
+use crate::callers::{Caller, Callers, Token};
+use crate::error::WriteError;
+use crate::metrics::Board;
+use crate::node::{Control, ControlSender};
+use crate::pending::{Pending, Who};
+use crate::tail::{Found, Tail};
+
+/// How the node (and, for stale reads, the handle) reaches the worker.
+#[derive(Debug, Default)]
+pub(crate) struct ApplyInbox {
+    orders: Mutex<Orders>,
+    /// One waiter: the worker.
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    through: Index,
+    reads: Vec<Reader>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Reader {
+    /// What has to be applied first.
+    index: Index,
+    deadline: Instant,
+    token: Token,
+}
+
+impl ApplyInbox {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Everything through `index` may be applied.
+    pub(crate) fn aim(&self, through: Index) {
+        let mut orders = self.lock();
+        if through > orders.through {
+            orders.through = through;
+            drop(orders);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Run these readers once everything through `index` is applied.
+    pub(crate) fn read(
+        &self,
+        index: Index,
+        deadline: Instant,
+        tokens: impl IntoIterator<Item = Token>,
+    ) {
+        let readers = tokens.into_iter().map(|token| Reader { index, deadline, token });
+        self.lock().reads.extend(readers);
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn has_readers(&self) -> bool {
+        !self.lock().reads.is_empty()
+    }
+
+    /// Takes the readers whose deadline has come.
+    pub(crate) fn expire(&self, now: Instant) -> Vec<Token> {
+        let mut expired = Vec::new();
+        self.lock().reads.retain(|reader| {
+            let late = reader.deadline <= now;
+            if late {
+                expired.push(reader.token);
+            }
+            !late
+        });
+        expired
+    }
+
+    /// Finish the batch at hand and end.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.bell.notify_one();
+    }
+}
+
+/// What the worker works with.
+pub(crate) struct ApplyWorker<S: StateMachine> {
+    pub(crate) machine: S,
+    pub(crate) callers: Arc<Callers<S>>,
+    pub(crate) inbox: Arc<ApplyInbox>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) log: Arc<dyn LogReader>,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) control: ControlSender,
+    pub(crate) applied: LogId,
+    pub(crate) batch_bytes: usize,
+    pub(crate) open: Option<OpenRun<S::Response>>,
+}
+
+/// Why the worker can't go on; stops the node.
+type Cause = String;
+
+impl<S: StateMachine> ApplyWorker<S> {
+    /// Runs until the inbox is closed, or something breaks: then the node is told why.
+    pub(crate) async fn run(self) {
+        let control = self.control.clone();
+        let outcome = AssertUnwindSafe(self.work()).catch_unwind().await;
+        let cause = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(cause)) => cause,
+            Err(panic) => format!("the state machine panicked: {}", panic_text(panic.as_ref())),
+        };
+        control.send(Control::Failed(cause));
+    }
+
+    async fn work(mut self) -> Result<(), Cause> {
+        loop {
+            let (through, due) = {
+                let mut orders = self.inbox.lock();
+                if orders.closed {
+                    return Ok(());
+                }
+                let mut due = Vec::new();
+                orders.reads.retain(|reader| {
+                    let is_due = reader.index <= self.applied.index;
+                    if is_due {
+                        due.push(reader.token);
+                    }
+                    !is_due
+                });
+                (orders.through, due)
+            };
+            self.serve(due);
+            if self.applied.index < through {
+                let blocks = self.fetch(through).await?;
+                self.apply(blocks).await?;
+            } else {
+                self.inbox.bell.notified().await;
+            }
+        }
+    }
+
+    fn serve(&self, due: Vec<Token>) {
+        let mut readers = Vec::with_capacity(due.len());
+        self.callers.take_all(due, &mut readers);
+        for reader in readers.into_iter().flatten() {
+            if let Caller::Read(f) = reader {
+                f(Ok(&self.machine));
+            }
+        }
+    }
+
+    async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
+        match self.tail.read(self.applied, through, self.batch_bytes) {
+            Found::Blocks(blocks) => Ok(blocks),
+            Found::Older => self
+                .log
+                .read(self.applied, through, self.batch_bytes)
+                .await
+                .map_err(|error: LogReadError| format!("committed entries can't be read: {error}")),
+            Found::Nothing => Err(format!("committed entries behind {} are gone", self.applied)),
+        }
+    }
+
+    async fn apply(&mut self, blocks: Vec<EntryBlock>) -> Result<(), Cause> {
+        let mut entries = Vec::with_capacity(blocks.iter().map(|b| b.count() as usize).sum());
+        for block in blocks.iter().filter(|block| block.kind() == EntryKind::Command) {
+            for (index, bytes) in (block.first()..).zip(block.entries()) {
+                let id = LogId::new(block.term(), index);
+                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), &bytes)
+                    .map_err(|error| {
+                        format!(
+                            "entry {id} in the log is no command of this program: {error}; it is \
+                             not skipped, since that would let replicas diverge; run the version \
+                             that wrote it"
+                        )
+                    })?;
+                entries.push(Committed { id, command });
+            }
+        }
+        let ids: Vec<LogId> = entries.iter().map(|entry| entry.id).collect();
+        let through = blocks.last().expect("a batch is not empty").last();
+        let responses = if entries.is_empty() {
+            Vec::new()
+        } else {
+            let (first, count) = (ids[0], ids.len());
+            let responses = AssertUnwindSafe(self.machine.apply(entries))
+                .catch_unwind()
+                .await
+                .map_err(|panic| {
+                    format!(
+                        "the state machine panicked while it applied {first}..{through}: {}",
+                        panic_text(panic.as_ref())
+                    )
+                })?
+                .map_err(|failure| {
+                    format!("the state machine failed to apply {first}..{through}: {failure}")
+                })?;
+            if responses.len() != count {
+                return Err(format!(
+                    "the state machine gave {} responses for the {count} commands \
+                     {first}..{through}",
+                    responses.len()
+                ));
+            }
+            responses
+        };
+        self.applied = through;
+        self.answer(ids, responses, &blocks);
+        self.board.set_applied(through.index);
+        Ok(())
+    }
+
+    /// Gives each response to whoever proposed the command, if that was here or through here.
+    fn answer(&mut self, ids: Vec<LogId>, responses: Vec<S::Response>, blocks: &[EntryBlock]) {
+        let mut answers = Answers { local: Vec::with_capacity(ids.len()), remote: BTreeMap::new() };
+        let mut overwritten = Vec::new();
+        {
+            let mut pending = self.pending.lock();
+            let mut responses = ids.into_iter().zip(responses).peekable();
+            for block in blocks {
+                let last = block.last();
+                if block.kind() != EntryKind::Command {
+                    // Entries of other kinds decide about the writes whose place they took.
+                    let none = pending.at(last, &mut overwritten);
+                    assert!(none.is_none(), "a write of a kind that is no command");
+                }
+                while let Some((id, response)) = responses.next_if(|(id, _)| id.index <= last.index)
+                {
+                    if let Some(mut open) = self.open.take() {
+                        if open.next == id {
+                            open.next.index += 1;
+                            open.responses.push(response);
+                            self.open = answers.add_if_complete(open);
+                            continue;
+                        }
+                        // Another leader's entries stand inside the run: part of it is done.
+                        answers.add(open.who, Reply::Failed(WriteError::Unknown));
+                    }
+                    let Some(origin) = pending.at(id, &mut overwritten) else { continue };
+                    let Some(who) = origin.who else { continue };
+                    if origin.count == 1 && !origin.many {
+                        answers.add(who, Reply::One(response));
+                    } else {
+                        let next = LogId::new(id.term, id.index + 1);
+                        let responses = vec![response];
+                        let open = OpenRun { who, next, count: origin.count, responses };
+                        self.open = answers.add_if_complete(open);
+                    }
+                }
+            }
+        }
+        for who in overwritten {
+            answers.add(who, Reply::Failed(WriteError::Overwritten));
+        }
+        for ((node, boot), answers) in answers.send(&self.callers) {
+            self.control.send(Control::Answers { node, boot, answers });
+        }
+    }
+}
+
+/// A caller's run of commands of which some are applied; it may span batches.
+pub(crate) struct OpenRun<R> {
+    who: Who,
+    next: LogId,
+    count: u32,
+    responses: Vec<R>,
+}
+
+/// What one caller is told.
+enum Reply<R> {
+    One(R),
+    Many(Vec<R>),
+    Failed(WriteError),
+}
+
+/// Answers on their way; local ones are given in one pass at the end.
+struct Answers<S: StateMachine> {
+    local: Vec<(Token, Reply<S::Response>)>,
+    remote: Remote,
+}
+
+type Remote = BTreeMap<(NodeId, u64), Vec<ForwardAnswer>>;
+
+impl<S: StateMachine> Answers<S> {
+    fn add_if_complete(&mut self, run: OpenRun<S::Response>) -> Option<OpenRun<S::Response>> {
+        if run.responses.len() < run.count as usize {
+            return Some(run);
+        }
+        self.add(run.who, Reply::Many(run.responses));
+        None
+    }
+
+    fn add(&mut self, who: Who, reply: Reply<S::Response>) {
+        let (node, boot, token) = match who {
+            Who::Local(token) => return self.local.push((token, reply)),
+            Who::Remote { node, boot, token } => (node, boot, token),
+        };
+        let encode = <S::Codec as Codec<S::Response>>::encode;
+        let encoded: Result<Vec<Bytes>, _> = match &reply {
+            Reply::One(response) => encode(response).map(|bytes| vec![bytes]),
+            Reply::Many(responses) => responses.iter().map(encode).collect(),
+            Reply::Failed(_) => Ok(Vec::new()),
+        };
+        let outcome = match (reply, encoded) {
+            (Reply::Failed(WriteError::Overwritten), _) => ForwardOutcome::Overwritten,
+            // Done in part, or done and impossible to say: the caller has to look.
+            (Reply::Failed(_), _) | (_, Err(_)) => ForwardOutcome::Unknown,
+            (_, Ok(bytes)) => ForwardOutcome::Applied(bytes),
+        };
+        self.remote.entry((node, boot)).or_default().push(ForwardAnswer { token, outcome });
+    }
+
+    /// Answers the callers here; returns what is for other nodes.
+    fn send(self, callers: &Callers<S>) -> Remote {
+        let mut waiting = Vec::with_capacity(self.local.len());
+        callers.take_all(self.local.iter().map(|(token, _)| *token), &mut waiting);
+        for (caller, (_, reply)) in waiting.into_iter().zip(self.local) {
+            // A caller that is gone, or goes now, does not want to know.
+            match (caller, reply) {
+                (None, _) => {}
+                (Some(Caller::Write(to)), Reply::One(response)) => drop(to.send(Ok(response))),
+                (Some(Caller::WriteMany(to)), Reply::Many(all)) => drop(to.send(Ok(all))),
+                (Some(caller), Reply::Failed(error)) => caller.fail_write(error),
+                (Some(_), _) => unreachable!("one command, one response; several, several"),
+            }
+        }
+        self.remote
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
+}

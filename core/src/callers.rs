@@ -1,0 +1,192 @@
+//! Who waits for an answer: the one place where the types of the application meet the node.
+//!
+//! The handle puts a caller here under a token before it sends the token to the node; the apply
+//! worker, which has the typed response, answers it. The node carries tokens and bytes only, so it
+//! has no type parameter and is compiled once.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use anyerror::AnyError;
+use bytes::Bytes;
+use quorate_storage::{Codec, StateMachine};
+use slab::Slab;
+use tokio::sync::oneshot;
+
+use crate::error::{ReadError, WriteError};
+
+/// Names a waiting caller. Never used twice in the life of a process.
+pub(crate) type Token = u64;
+
+/// One waiting caller.
+pub(crate) enum Caller<S: StateMachine> {
+    /// Of one command.
+    Write(oneshot::Sender<Result<S::Response, WriteError>>),
+    /// Of several.
+    WriteMany(oneshot::Sender<Result<Vec<S::Response>, WriteError>>),
+    /// With a closure for the state, or the reason why it is not called.
+    Read(ReadFn<S>),
+}
+
+pub(crate) type ReadFn<S> = Box<dyn FnOnce(Result<&S, ReadError>) + Send>;
+
+/// All waiting callers of a group.
+pub(crate) struct Callers<S: StateMachine> {
+    table: Mutex<Table<S>>,
+}
+
+struct Table<S: StateMachine> {
+    slots: Slab<(u32, Caller<S>)>,
+    /// Distinguishes the users of one slot over time.
+    generation: u32,
+    closed: bool,
+}
+
+/// What the node knows of the application: nothing but this.
+pub(crate) trait Application: Send + Sync + 'static {
+    /// The version of its codec.
+    fn codec(&self) -> u16;
+
+    /// Whether bytes are a command.
+    fn check(&self, codec: u16, command: &Bytes) -> Result<(), AnyError>;
+
+    /// Tells writers that there is no response.
+    fn fail_writes(&self, failures: &mut Vec<(Token, WriteError)>);
+
+    /// Tells a reader that there is no read.
+    fn fail_read(&self, token: Token, error: ReadError);
+
+    /// A forwarded write was applied at the leader.
+    fn complete_forwarded(&self, token: Token, responses: Vec<Bytes>);
+
+    /// No answer will come any more: what waits is told so, and so is everyone later.
+    fn close(&self);
+}
+
+impl<S: StateMachine> Callers<S> {
+    pub(crate) fn new() -> Arc<Self> {
+        let table = Table { slots: Slab::new(), generation: 0, closed: false };
+        Arc::new(Self { table: Mutex::new(table) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table<S>> {
+        // Nothing panics while it is held but an allocation; what is in it stays consistent.
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds a caller; `None`, and the caller back, if the node has stopped.
+    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Token, Caller<S>> {
+        let mut table = self.lock();
+        if table.closed {
+            return Err(caller);
+        }
+        table.generation = table.generation.wrapping_add(1);
+        let generation = table.generation;
+        let slot = table.slots.insert((generation, caller));
+        Ok(u64::from(generation) << 32 | slot as u64)
+    }
+
+    /// Takes the callers of `tokens`, in order; `None` for one that is gone.
+    pub(crate) fn take_all(
+        &self,
+        tokens: impl IntoIterator<Item = Token>,
+        into: &mut Vec<Option<Caller<S>>>,
+    ) {
+        let mut table = self.lock();
+        into.extend(tokens.into_iter().map(|token| table.take(token)));
+    }
+
+    pub(crate) fn take(&self, token: Token) -> Option<Caller<S>> {
+        self.lock().take(token)
+    }
+}
+
+impl<S: StateMachine> Table<S> {
+    fn take(&mut self, token: Token) -> Option<Caller<S>> {
+        let slot = (token & 0xffff_ffff) as usize;
+        let generation = (token >> 32) as u32;
+        match self.slots.get(slot) {
+            Some((found, _)) if *found == generation => Some(self.slots.remove(slot).1),
+            _ => None,
+        }
+    }
+}
+
+impl<S: StateMachine> Caller<S> {
+    pub(crate) fn fail_write(self, error: WriteError) {
+        // A caller that has gone away does not want to know.
+        match self {
+            Caller::Write(reply) => drop(reply.send(Err(error))),
+            Caller::WriteMany(reply) => drop(reply.send(Err(error))),
+            Caller::Read(_) => unreachable!("a write's token names a writer"),
+        }
+    }
+
+    fn closed(self) {
+        match self {
+            Caller::Read(f) => f(Err(ReadError::Stopped)),
+            // It was on its way somewhere when the node stopped.
+            writer => writer.fail_write(WriteError::Unknown),
+        }
+    }
+}
+
+impl<S: StateMachine> Application for Callers<S> {
+    fn codec(&self) -> u16 {
+        <S::Codec as Codec<S::Command>>::VERSION
+    }
+
+    fn check(&self, codec: u16, command: &Bytes) -> Result<(), AnyError> {
+        <S::Codec as Codec<S::Command>>::decode(codec, command).map(drop)
+    }
+
+    fn fail_writes(&self, failures: &mut Vec<(Token, WriteError)>) {
+        if failures.is_empty() {
+            return;
+        }
+        let mut callers = Vec::with_capacity(failures.len());
+        self.take_all(failures.iter().map(|(token, _)| *token), &mut callers);
+        for (caller, (_, error)) in callers.into_iter().zip(failures.drain(..)) {
+            if let Some(caller) = caller {
+                caller.fail_write(error);
+            }
+        }
+    }
+
+    fn fail_read(&self, token: Token, error: ReadError) {
+        if let Some(Caller::Read(f)) = self.take(token) {
+            f(Err(error));
+        }
+    }
+
+    fn complete_forwarded(&self, token: Token, responses: Vec<Bytes>) {
+        // The bytes come from a peer: whatever they are, the write was done.
+        let decode = |bytes: &Bytes| {
+            let version = <S::Codec as Codec<S::Response>>::VERSION;
+            <S::Codec as Codec<S::Response>>::decode(version, bytes).map_err(WriteError::Response)
+        };
+        match self.take(token) {
+            Some(Caller::Write(reply)) => {
+                let response = match &responses[..] {
+                    [response] => decode(response),
+                    _ => Err(WriteError::Response(AnyError::error("not one response"))),
+                };
+                drop(reply.send(response));
+            }
+            Some(Caller::WriteMany(reply)) => {
+                drop(reply.send(responses.iter().map(decode).collect()));
+            }
+            Some(Caller::Read(_)) | None => {}
+        }
+    }
+
+    fn close(&self) {
+        let slots = {
+            let mut table = self.lock();
+            table.closed = true;
+            std::mem::take(&mut table.slots)
+        };
+        for (_, (_, caller)) in slots {
+            caller.closed();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Every setting of a node, with defaults that are meant to be kept.
+
+use std::time::Duration;
+
+use quorate_engine::StreamLimits;
+
+/// Settings of a node; the same on every node of a cluster unless there is a reason.
+///
+/// ```
+/// use quorate::Config;
+/// let mut config = Config::default();
+/// config.write_timeout = std::time::Duration::from_secs(2);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// How often a leader says it is alive. Default 100 ms.
+    pub heartbeat_interval: Duration,
+    /// A follower that hears no leader campaigns after at least this. Default 500 ms.
+    pub election_timeout_min: Duration,
+    /// ... and at most this; also how long a leader without a quorum goes on. Default 1000 ms.
+    pub election_timeout_max: Duration,
+    /// How long a write may take, from the call to the answer. Default 5 s.
+    pub write_timeout: Duration,
+    /// How long a linearizable read may wait for its read index. Default 5 s.
+    pub read_timeout: Duration,
+    /// Whether a node that does not lead passes writes on to the leader. Default true; otherwise
+    /// it answers `NotLeader`.
+    pub forward_writes: bool,
+    /// The largest command, encoded. Default 8 MiB.
+    pub max_command_bytes: usize,
+    /// Bytes of writes that wait for this node (queued, for a leader, or forwarded); more are
+    /// answered `Overloaded`. Default 64 MiB.
+    pub queue_bytes: usize,
+    /// Bytes of the log that may wait for their commit; more are answered `Overloaded`. Default
+    /// 64 MiB.
+    pub uncommitted_bytes: usize,
+    /// Bytes of the newest entries kept in memory for followers and the state machine; older ones
+    /// are read from the log. Default 32 MiB.
+    pub tail_bytes: usize,
+    /// Bytes of commands applied at a time; reads run between. Default 1 MiB.
+    pub apply_bytes: usize,
+    /// Bytes of one append and of one block of entries, more only if a single command is larger.
+    /// Default 256 KiB.
+    pub append_bytes: usize,
+    /// Bytes under way to one follower and not acknowledged. Default 8 MiB.
+    pub window_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let limits = StreamLimits::default();
+        Self {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(1000),
+            write_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            forward_writes: true,
+            max_command_bytes: 8 << 20,
+            queue_bytes: 64 << 20,
+            uncommitted_bytes: 64 << 20,
+            tail_bytes: 32 << 20,
+            apply_bytes: 1 << 20,
+            append_bytes: limits.append_bytes,
+            window_bytes: limits.window_bytes,
+        }
+    }
+}
+
+impl Config {
+    /// The timing of the Raft paper (§9.3) for nodes in one machine room: heartbeat 50 ms, election
+    /// 150 to 300 ms.
+    pub fn fast_network() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            ..Self::default()
+        }
+    }
+
+    /// The engine's part of the settings.
+    pub(crate) fn engine(&self, id: u64, incarnation: u64, seed: u64) -> quorate_engine::Config {
+        quorate_engine::Config {
+            id,
+            incarnation,
+            heartbeat_interval: self.heartbeat_interval,
+            election_timeout_min: self.election_timeout_min,
+            election_timeout_max: self.election_timeout_max,
+            max_uncommitted_bytes: self.uncommitted_bytes as u64,
+            seed,
+        }
+    }
+
+    pub(crate) fn stream_limits(&self) -> StreamLimits {
+        StreamLimits { append_bytes: self.append_bytes, window_bytes: self.window_bytes }
+    }
+}

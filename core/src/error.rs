@@ -1,0 +1,145 @@
+//! Errors answer three questions: did it happen, may I retry, where?
+
+use anyerror::AnyError;
+use quorate_engine::NodeId;
+use quorate_storage::StorageError;
+
+/// Why a write has no response.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// This node does not lead and was told not to forward. Not done; ask the leader.
+    #[error("this node does not lead{}; send the write to the leader", known(*.leader))]
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// No room in a queue. Not done; retry after a pause.
+    #[error("too many writes are waiting; nothing was done, retry after a pause")]
+    Overloaded,
+    /// No leader took it in time. Not done; retry.
+    #[error("no leader took the write in time; nothing was done, it may be retried")]
+    Timeout,
+    /// Another leader's entries took its place in the log. Not done; retry.
+    #[error("another leader's entries took the write's place; nothing was done, it may be retried")]
+    Overwritten,
+    /// It is in a log somewhere and may or may not become effective.
+    #[error("the outcome is unknown: the write may have been done, or may still be; read before you retry")]
+    Unknown,
+    /// This node has stopped. Not done here; ask another node.
+    #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
+    Stopped,
+    /// The command is larger than [`Config::max_command_bytes`](crate::Config). Not done.
+    #[error("a command of {bytes} bytes is over the limit of {limit}; nothing was done")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The command can't be encoded, or the leader can't decode it. Not done.
+    #[error("the command was refused: {0}; nothing was done")]
+    Refused(AnyError),
+    /// Done, but the response came back in bytes this node can't read.
+    #[error("the write was done, but its response can't be decoded: {0}")]
+    Response(AnyError),
+}
+
+impl WriteError {
+    /// Whether the write may have taken effect. If not, it may be retried as it is.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, WriteError::Unknown | WriteError::Response(_))
+    }
+}
+
+fn known(leader: Option<NodeId>) -> String {
+    leader.map_or_else(String::new, |id| format!(" (node {id} does)"))
+}
+
+/// Why a linearizable read could not be served. Nothing happens by reading: all may be retried.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader confirmed the read in time.
+    #[error("no leader confirmed the read in time; retry, here or at another node")]
+    Timeout,
+    /// No room in a queue.
+    #[error("too many requests are waiting; retry after a pause")]
+    Overloaded,
+    /// This node has stopped.
+    #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
+    Stopped,
+}
+
+impl ReadError {
+    /// Always false: reads change nothing.
+    pub fn may_have_happened(&self) -> bool {
+        false
+    }
+}
+
+/// Why a node did not start. Nothing of it is running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No storage was named: silent memory is never the default.
+    #[error("no storage named; call data_dir(path), storage(..) or in_memory()")]
+    NoStorage,
+    /// Two settings contradict each other.
+    #[error("{0}")]
+    Config(String),
+    /// The storage can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The directory belongs to another node.
+    #[error("this storage belongs to node {found}, not to node {wanted}; start the node with its own directory")]
+    OtherNode {
+        /// Whose it is.
+        found: NodeId,
+        /// Who was to be started.
+        wanted: NodeId,
+    },
+    /// What the storage holds can't be continued.
+    #[error("{0}")]
+    Engine(#[from] quorate_engine::StartError),
+    /// The address can't be listened on.
+    #[error("{0}")]
+    Listen(AnyError),
+    /// The group runs on this host already.
+    #[error("group {0} is running on this host already")]
+    GroupExists(u64),
+}
+
+/// Why a cluster was not initialized.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitializeError {
+    /// The members make no membership, or this node is not one of them.
+    #[error("{0}")]
+    Members(String),
+    /// The node belongs to a cluster that began with other members.
+    #[error("this node is a member already, of a cluster that began with other members or another name")]
+    OtherCluster,
+    /// The node has stopped.
+    #[error("this node has stopped; its metrics tell the cause")]
+    Stopped,
+}
+
+impl InitializeError {
+    /// Whether the initialization may have taken effect; repeating it is harmless in any case.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, InitializeError::Stopped)
+    }
+}
+
+/// The state waited for did not come in time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("waited {waited:?} for {what}; last seen: {last}")]
+pub struct WaitError {
+    /// What was waited for.
+    pub what: String,
+    /// For how long.
+    pub waited: std::time::Duration,
+    /// The metrics at the end.
+    pub last: String,
+}

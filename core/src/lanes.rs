@@ -1,0 +1,207 @@
+//! The tasks that talk to one peer: a lane for small messages, a lane for forwarded writes, and the
+//! replication stream.
+//!
+//! Each awaits the network and nothing else, so a peer that hangs blocks its own lane only. The
+//! node never waits for them: it tries to send into a queue, and what does not fit is lost, as the
+//! network may lose anything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use quorate_engine::message::AppendEntries;
+use quorate_engine::{GroupId, Index, NodeId, Replicate, Stream, StreamLimits};
+use quorate_network::{Envelope, Lane, Message, NetworkError, Peer, SharedNetwork};
+use quorate_storage::{LogReadError, LogReader};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::env::Env;
+use crate::node::{Control, ControlSender};
+use crate::tail::{Found, Tail};
+
+/// Messages that wait in a lane; more are dropped, and the protocol repeats what matters.
+const LANE_CAPACITY: usize = 1024;
+
+/// How long a lane pauses after a failure, so that a dead peer costs no processor time.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What every lane of a node needs.
+pub(crate) struct Wires {
+    pub(crate) id: NodeId,
+    pub(crate) group: GroupId,
+    pub(crate) incarnation: u64,
+    /// The cluster's id, 0 before the node has joined one.
+    pub(crate) cluster: Arc<AtomicU64>,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) network: SharedNetwork,
+    pub(crate) control: ControlSender,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) log: Arc<dyn LogReader>,
+    pub(crate) limits: StreamLimits,
+}
+
+impl Wires {
+    fn envelope(&self, to: NodeId, message: Message) -> Envelope {
+        Envelope {
+            cluster: self.cluster.load(Ordering::Acquire),
+            group: self.group,
+            from: self.id,
+            to,
+            incarnation: self.incarnation,
+            message,
+        }
+    }
+
+    fn refused(&self, error: &NetworkError) {
+        if let NetworkError::Refused { peer, reason } = error {
+            self.control.send(Control::Refused { peer: *peer, reason: reason.clone() });
+        }
+    }
+}
+
+/// The node's end of a peer's lanes. Dropping it ends the tasks.
+pub(crate) struct PeerLanes {
+    pub(crate) address: String,
+    control: mpsc::Sender<Message>,
+    clients: mpsc::Sender<Message>,
+    slot: Arc<Slot>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl PeerLanes {
+    pub(crate) fn open(wires: &Arc<Wires>, peer: Peer) -> Self {
+        let (control, control_in) = mpsc::channel(LANE_CAPACITY);
+        let (clients, clients_in) = mpsc::channel(LANE_CAPACITY);
+        let slot = Arc::new(Slot::default());
+        let address = peer.address.clone();
+        let spawn = |task| wires.env.spawn(task);
+        let tasks = vec![
+            spawn(Box::pin(run_lane(wires.clone(), peer.clone(), Lane::Control, control_in))),
+            spawn(Box::pin(run_lane(wires.clone(), peer.clone(), Lane::Clients, clients_in))),
+            spawn(Box::pin(run_stream(wires.clone(), peer, slot.clone()))),
+        ];
+        Self { address, control, clients, slot, tasks }
+    }
+
+    /// Queues a protocol message, or loses it.
+    pub(crate) fn send(&self, message: quorate_engine::Message) {
+        // A full lane: the peer does not take anything, the protocol repeats what matters.
+        drop(self.control.try_send(Message::Raft(message)));
+    }
+
+    /// Queues forwarded writes or their answers; false if there is no room.
+    pub(crate) fn send_clients(&self, message: Message) -> bool {
+        self.clients.try_send(message).is_ok()
+    }
+
+    /// Gives the replication stream its newest target.
+    pub(crate) fn aim(&self, target: Replicate) {
+        self.slot.lock().target = Some(target);
+        self.slot.bell.notify_one();
+    }
+
+    /// What the stream has handed to the network.
+    pub(crate) fn sent(&self) -> Option<(u64, Index)> {
+        self.slot.lock().sent
+    }
+
+    /// Ends the tasks, and returns them to be awaited.
+    pub(crate) fn close(self) -> Vec<JoinHandle<()>> {
+        // They hold nothing that must be finished: what they lose, the network may lose.
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks
+    }
+}
+
+async fn run_lane(wires: Arc<Wires>, peer: Peer, lane: Lane, mut queue: mpsc::Receiver<Message>) {
+    let mut messages = Vec::new();
+    while queue.recv_many(&mut messages, 64).await > 0 {
+        let envelopes = messages.drain(..).map(|m| wires.envelope(peer.id, m)).collect();
+        if let Err(error) = wires.network.send(&peer, lane, envelopes).await {
+            tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, ?lane, %error);
+            wires.refused(&error);
+            if lane == Lane::Clients {
+                wires.control.send(Control::ClientsLost { peer: peer.id });
+            }
+            wires.env.sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Where the node leaves the stream's newest target, and the stream says what it has sent.
+#[derive(Debug, Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+    /// One waiter: the stream.
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    target: Option<Replicate>,
+    sent: Option<(u64, Index)>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What the next append of a stream is.
+enum Next {
+    Append(AppendEntries),
+    /// Nothing to send until there is another target.
+    Wait,
+}
+
+async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
+    let mut stream = Stream::new(wires.limits);
+    loop {
+        if let Some(target) = slot.lock().target.take() {
+            stream.aim(target);
+        }
+        let append = match next(&wires, &mut stream).await {
+            Next::Append(append) => append,
+            Next::Wait => {
+                slot.bell.notified().await;
+                continue;
+            }
+        };
+        let session = append.session;
+        slot.lock().sent = stream.sent();
+        let message = Message::Raft(quorate_engine::Message::AppendEntries(append));
+        let envelopes = vec![wires.envelope(peer.id, message)];
+        if let Err(error) = wires.network.send(&peer, Lane::Entries, envelopes).await {
+            tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, %error, "append lost");
+            wires.refused(&error);
+            wires.control.send(Control::Lost { to: peer.id, session });
+            wires.env.sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn next(wires: &Wires, stream: &mut Stream) -> Next {
+    let Some(want) = stream.want() else { return Next::Wait };
+    if want.through == want.after.index {
+        return Next::Append(stream.send(Vec::new()));
+    }
+    match wires.tail.read(want.after, want.through, want.max_bytes) {
+        Found::Blocks(blocks) => return Next::Append(stream.send(blocks)),
+        // The log changed under the target: this node leads no more, and will say so.
+        Found::Nothing => return Next::Wait,
+        Found::Older => {}
+    }
+    match wires.log.read(want.after, want.through, want.max_bytes).await {
+        Ok(blocks) => Next::Append(stream.send(blocks)),
+        Err(LogReadError::Failed(error)) => {
+            wires.control.send(Control::StorageFailed(error));
+            Next::Wait
+        }
+        Err(error) => {
+            tracing::debug!(node = wires.id, group = wires.group, %error, "stream has no entries");
+            Next::Wait
+        }
+    }
+}

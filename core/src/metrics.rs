@@ -1,0 +1,313 @@
+//! What can be seen of a running node: an owned snapshot, waiting for a state, change events.
+//!
+//! Nobody awaits a `watch` here: its wake order is random. Waiters and event receivers are
+//! registered, and told in the order in which they came.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use quorate_engine::{GroupId, Index, Instant, Membership, NodeId, RoleKind, Term};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::env::Env;
+use crate::error::WaitError;
+
+/// A node at one moment. Owned: it does not change any more.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// The node.
+    pub id: NodeId,
+    /// The group.
+    pub group: GroupId,
+    /// What the node is.
+    pub role: RoleKind,
+    /// Its term.
+    pub term: Term,
+    /// The leader it knows of.
+    pub leader: Option<NodeId>,
+    /// The last entry of its log.
+    pub last: Index,
+    /// The last entry it knows to be committed.
+    pub committed: Index,
+    /// The last entry its state machine has seen.
+    pub applied: Index,
+    /// The last entry that is durable on it.
+    pub persisted: Index,
+    /// The configuration in force, `None` before there is one.
+    pub membership: Option<Arc<Membership>>,
+    /// What each follower has durably; empty off the leader.
+    pub matched: BTreeMap<NodeId, Index>,
+    /// Bytes of entries in memory.
+    pub tail_bytes: usize,
+    /// Whether a leader is known and everything is applied that was committed one election timeout
+    /// ago, as heard from it.
+    pub healthy: bool,
+    /// Why the node stopped, if it had to.
+    pub fatal: Option<String>,
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "node {} {} term {} leader {:?} last {} persisted {} committed {} applied {}",
+            self.id,
+            self.role,
+            self.term,
+            self.leader,
+            self.last,
+            self.persisted,
+            self.committed,
+            self.applied
+        )?;
+        match &self.fatal {
+            Some(fatal) => write!(f, " stopped: {fatal}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Something changed on a node.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Its role, term or leader.
+    Role {
+        /// The role now.
+        role: RoleKind,
+        /// The term now.
+        term: Term,
+        /// The leader now.
+        leader: Option<NodeId>,
+    },
+    /// The configuration in force.
+    Membership(Arc<Membership>),
+    /// It stopped; the cause if it had to. The last event.
+    Stopped {
+        /// Why, if not by request.
+        fatal: Option<String>,
+    },
+}
+
+/// Change events of one node, from the moment of [`Raft::events`](crate::Raft::events) on.
+///
+/// Holds up to 1024 events; a receiver that falls further behind loses the newest until it has
+/// caught up, and [`Raft::metrics`](crate::Raft::metrics) tells it where things stand.
+#[derive(Debug)]
+pub struct Events(mpsc::Receiver<Event>);
+
+impl Events {
+    /// The next event; `None` after the node has stopped. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+const EVENTS_CAPACITY: usize = 1024;
+
+type Predicate = Box<dyn Fn(&Metrics) -> bool + Send>;
+
+/// The node's side and the handle's side of the metrics.
+pub(crate) struct Board {
+    state: Mutex<State>,
+    /// Written by the apply worker, for all to read.
+    applied: AtomicU64,
+    env: Arc<dyn Env>,
+    window: Duration,
+}
+
+struct State {
+    metrics: Metrics,
+    waiters: Vec<(Predicate, oneshot::Sender<Metrics>)>,
+    events: Vec<mpsc::Sender<Event>>,
+    /// Commit indexes heard from a leader, and when; those of the last election timeout.
+    heard: VecDeque<(Instant, Index)>,
+}
+
+impl Board {
+    pub(crate) fn new(id: NodeId, group: GroupId, env: Arc<dyn Env>, window: Duration) -> Self {
+        let metrics = Metrics {
+            id,
+            group,
+            role: RoleKind::Follower,
+            term: 0,
+            leader: None,
+            last: 0,
+            committed: 0,
+            applied: 0,
+            persisted: 0,
+            membership: None,
+            matched: BTreeMap::new(),
+            tail_bytes: 0,
+            healthy: false,
+            fatal: None,
+        };
+        let heard = VecDeque::new();
+        let state = State { metrics, waiters: Vec::new(), events: Vec::new(), heard };
+        Self { state: Mutex::new(state), applied: AtomicU64::new(0), env, window }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Changes the metrics, then tells whoever waited for what they are now.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Metrics)) {
+        let mut state = self.lock();
+        change(&mut state.metrics);
+        self.tell_waiters(&mut state);
+    }
+
+    fn tell_waiters(&self, state: &mut State) {
+        if state.waiters.is_empty() {
+            return;
+        }
+        let metrics = self.complete(state);
+        let waiting = std::mem::take(&mut state.waiters);
+        for (predicate, waiter) in waiting {
+            if predicate(&metrics) {
+                drop(waiter.send(metrics.clone()));
+            } else if !waiter.is_closed() {
+                state.waiters.push((predicate, waiter));
+            }
+        }
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// The apply worker has come this far.
+    pub(crate) fn set_applied(&self, index: Index) {
+        self.applied.store(index, Ordering::Release);
+        self.tell_waiters(&mut self.lock());
+    }
+
+    /// A commit index was heard from the leader (or is the leader's own).
+    pub(crate) fn heard(&self, now: Instant, commit: Index) {
+        let mut state = self.lock();
+        let spacing = self.window / 8;
+        if state.heard.back().is_none_or(|(at, _)| now.since(*at) >= spacing) {
+            state.heard.push_back((now, commit));
+        }
+        let window = self.window;
+        while state.heard.front().is_some_and(|(at, _)| now.since(*at) > window) {
+            state.heard.pop_front();
+        }
+    }
+
+    pub(crate) fn event(&self, event: &Event) {
+        let mut state = self.lock();
+        state.events.retain(|to| {
+            !matches!(to.try_send(event.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+    }
+
+    /// The node has stopped: no event follows, no waiter will be satisfied by it.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.events.clear();
+        state.waiters.clear();
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.complete(&self.lock())
+    }
+
+    fn complete(&self, state: &State) -> Metrics {
+        let mut metrics = state.metrics.clone();
+        metrics.applied = self.applied();
+        let now = self.env.now();
+        let recent = state.heard.iter().find(|(at, _)| now.since(*at) <= self.window);
+        let reached = match recent {
+            Some((_, commit)) => metrics.applied >= *commit,
+            None => metrics.role == RoleKind::Leader && metrics.applied >= metrics.committed,
+        };
+        metrics.healthy = metrics.fatal.is_none() && metrics.leader.is_some() && reached;
+        metrics
+    }
+
+    pub(crate) fn events(&self) -> Events {
+        let (to, from) = mpsc::channel(EVENTS_CAPACITY);
+        let mut state = self.lock();
+        if state.metrics.fatal.is_none() {
+            state.events.push(to);
+        }
+        Events(from)
+    }
+
+    fn register(&self, predicate: Predicate) -> Result<oneshot::Receiver<Metrics>, Metrics> {
+        let mut state = self.lock();
+        let metrics = self.complete(&state);
+        if predicate(&metrics) {
+            return Err(metrics);
+        }
+        let (to, from) = oneshot::channel();
+        state.waiters.push((predicate, to));
+        Ok(from)
+    }
+}
+
+/// Waits for a state of the node; from [`Raft::wait`](crate::Raft::wait).
+pub struct Wait {
+    pub(crate) board: Arc<Board>,
+    pub(crate) timeout: Duration,
+}
+
+impl Wait {
+    /// Waits until `predicate` holds; `what` says so in the error. Returns the metrics it held for.
+    ///
+    /// The predicate is called on the node's task at each change, so it must be quick.
+    ///
+    /// # Errors
+    /// If it does not come to hold in time, or the node stops before.
+    pub async fn until(
+        self,
+        what: impl Into<String>,
+        predicate: impl Fn(&Metrics) -> bool + Send + 'static,
+    ) -> Result<Metrics, WaitError> {
+        let wait = match self.board.register(Box::new(predicate)) {
+            Ok(wait) => wait,
+            Err(metrics) => return Ok(metrics),
+        };
+        tokio::select! { biased;
+            Ok(metrics) = wait => return Ok(metrics),
+            () = self.board.env.sleep(self.timeout) => {}
+            else => {}
+        }
+        Err(WaitError {
+            what: what.into(),
+            waited: self.timeout,
+            last: self.board.metrics().to_string(),
+        })
+    }
+
+    /// Waits until a leader is known; returns its id.
+    ///
+    /// # Errors
+    /// As [`Wait::until`].
+    pub async fn leader(self) -> Result<NodeId, WaitError> {
+        let metrics = self.until("a leader", |m| m.leader.is_some()).await?;
+        Ok(metrics.leader.expect("waited for"))
+    }
+
+    /// Waits until everything through `index` is applied here.
+    ///
+    /// # Errors
+    /// As [`Wait::until`].
+    pub async fn applied(self, index: Index) -> Result<Metrics, WaitError> {
+        self.until(format!("applied {index}"), move |m| m.applied >= index).await
+    }
+
+    /// Waits until this node has `role`.
+    ///
+    /// # Errors
+    /// As [`Wait::until`].
+    pub async fn role(self, role: RoleKind) -> Result<Metrics, WaitError> {
+        self.until(format!("role {role}"), move |m| m.role == role).await
+    }
+}

@@ -1,0 +1,838 @@
+//! The node task: owns the engine of one group and carries out what it says.
+//!
+//! It awaits its inbox and its deadline, nothing else. Each turn takes everything that waits in both
+//! queues (control first), steps the engine, carries out the outputs in order, and hands one write
+//! batch to the log; what arrives while the log syncs becomes the next batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use quorate_engine::{
+    Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
+};
+use quorate_network::{
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer,
+};
+use quorate_storage::{Identity, LogOp, RaftStorage, StorageError, WriteBatch, WriteDone};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::apply::ApplyInbox;
+use crate::callers::{Application, Token};
+use crate::config::Config;
+use crate::error::{InitializeError, ReadError, WriteError};
+use crate::forward::{Commands, Forwarding, Write, outcome_of};
+use crate::host::Directory;
+use crate::lanes::{PeerLanes, Wires};
+use crate::metrics::{Board, Event};
+use crate::pending::{Origin, Pending, Who};
+
+/// Bytes of messages that wait for the node; more are dropped, as the network may drop them.
+const INBOX_BYTES: usize = 128 << 20;
+
+/// Bytes of commands in one message to the leader.
+const FORWARD_BYTES: usize = 256 << 10;
+
+/// How often deadlines of writes and reads are looked at, while there are any.
+const SWEEP: Duration = Duration::from_millis(50);
+
+/// What a turn takes from each queue at most, so that neither starves the other.
+const TURN: usize = 4096;
+
+/// Everything but clients' requests.
+pub(crate) enum Control {
+    Messages(Vec<Envelope>),
+    Persisted { seq: u64 },
+    StorageFailed(StorageError),
+    Lost { to: NodeId, session: u64 },
+    ClientsLost { peer: NodeId },
+    Refused { peer: NodeId, reason: String },
+    Answers { node: NodeId, boot: u64, answers: Vec<ForwardAnswer> },
+    Initialize { membership: Membership, cluster: u64, reply: InitializeReply },
+    Failed(String),
+    Shutdown,
+}
+
+type InitializeReply = oneshot::Sender<Result<(), InitializeError>>;
+
+/// The control queue's entrance. Unbounded for completions, of which there are as many as the node
+/// has started; messages from peers are bounded in bytes.
+#[derive(Clone)]
+pub(crate) struct ControlSender {
+    to: mpsc::UnboundedSender<Control>,
+    message_bytes: Arc<AtomicUsize>,
+}
+
+impl ControlSender {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Control>) {
+        let (to, from) = mpsc::unbounded_channel();
+        (Self { to, message_bytes: Arc::default() }, from)
+    }
+
+    /// Queues a completion or a call. After the node has stopped it goes nowhere.
+    pub(crate) fn send(&self, control: Control) {
+        drop(self.to.send(control));
+    }
+
+    /// Queues messages from peers, or drops them when too many wait.
+    pub(crate) fn receive(&self, messages: Vec<Envelope>) {
+        let bytes = messages.iter().map(weight).sum();
+        if self.message_bytes.fetch_add(bytes, Ordering::Relaxed) > INBOX_BYTES {
+            self.message_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return;
+        }
+        self.send(Control::Messages(messages));
+    }
+}
+
+/// About what a message takes in memory.
+fn weight(envelope: &Envelope) -> usize {
+    let payload = match &envelope.message {
+        Message::Raft(quorate_engine::Message::AppendEntries(m)) => {
+            m.blocks.iter().map(|b| b.bytes().len()).sum()
+        }
+        Message::Forward(m) => m.writes.iter().flat_map(|w| &w.commands).map(|c| c.len() + 32).sum(),
+        Message::Forwarded(m) => m.answers.len() * 64,
+        _ => 0,
+    };
+    payload + 128
+}
+
+/// What clients ask of the node.
+pub(crate) enum Request {
+    Write { token: Token, commands: Commands, cost: usize },
+    Read { token: Token },
+}
+
+/// One group on one node.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) storage: Box<dyn RaftStorage>,
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) wires: Arc<Wires>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) application: Arc<dyn Application>,
+    pub(crate) apply: Arc<ApplyInbox>,
+    pub(crate) apply_task: JoinHandle<()>,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) board: Arc<Board>,
+    /// From handles; closed when the last is dropped.
+    pub(crate) requests: mpsc::UnboundedReceiver<Request>,
+    pub(crate) control: mpsc::UnboundedReceiver<Control>,
+    /// Bytes of requests that wait, counted by the handles, given back here.
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) state: Turn,
+}
+
+/// The node's own bookkeeping, empty at the start.
+pub(crate) struct Turn {
+    out: Outputs,
+    batch: WriteBatch,
+    batch_seq: u64,
+    peers: BTreeMap<NodeId, PeerLanes>,
+    forwarding: Forwarding,
+    /// Writes that wait for a leader to be known.
+    parked: Vec<Write>,
+    /// Writes of the batch that is being proposed.
+    proposing: Vec<Origin>,
+    /// Callers of each read that the engine has.
+    reads: BTreeMap<u64, Vec<Token>>,
+    next_read: u64,
+    /// Who waits for the first configuration to be durable, with its write.
+    initializing: Vec<(u64, InitializeReply)>,
+    /// The cluster of the message at hand: a blank node joins the one it accepts entries from.
+    adopting: u64,
+    failures: Vec<(Token, WriteError)>,
+    noticed: BTreeSet<(NodeId, String)>,
+    sweep_at: Instant,
+    fatal: Option<String>,
+    stopping: bool,
+}
+
+impl Turn {
+    pub(crate) fn new(boot: u64) -> Self {
+        Self {
+            out: Outputs::new(),
+            batch: WriteBatch::default(),
+            batch_seq: 0,
+            peers: BTreeMap::new(),
+            forwarding: Forwarding::new(boot),
+            parked: Vec::new(),
+            proposing: Vec::new(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            initializing: Vec::new(),
+            adopting: 0,
+            failures: Vec::new(),
+            noticed: BTreeSet::new(),
+            sweep_at: Instant::ORIGIN,
+            fatal: None,
+            stopping: false,
+        }
+    }
+}
+
+impl Node {
+    /// Runs until it is told to stop, the last handle is gone, or something breaks.
+    pub(crate) async fn run(mut self) {
+        let env = self.wires.env.clone();
+        let mut controls = Vec::new();
+        let mut requests = Vec::new();
+        let mut timer = env.sleep(Duration::MAX);
+        let mut armed: Option<Instant> = None;
+        if let Some((id, membership)) = self.engine.log().configurations().last() {
+            let (id, membership) = (*id, membership.clone());
+            self.on_configured(id, Some(membership));
+        }
+        self.publish();
+        while !self.state.stopping {
+            // The timer is set again only for an earlier moment: a follower's deadline moves with
+            // every heartbeat, and the timer may just as well fire for nothing now and then.
+            match (self.deadline(), armed) {
+                (Some(at), None) => {
+                    timer = env.sleep(at.since(env.now()));
+                    armed = Some(at);
+                }
+                (Some(at), Some(before)) if at < before => {
+                    timer = env.sleep(at.since(env.now()));
+                    armed = Some(at);
+                }
+                _ => {}
+            }
+            tokio::select! { biased;
+                _ = self.control.recv_many(&mut controls, TURN) => {}
+                n = self.requests.recv_many(&mut requests, TURN) => {
+                    self.state.stopping = n == 0;
+                }
+                () = &mut timer, if armed.is_some() => armed = None,
+            }
+            while controls.len() < TURN {
+                let Ok(control) = self.control.try_recv() else { break };
+                controls.push(control);
+            }
+            while requests.len() < TURN {
+                let Ok(request) = self.requests.try_recv() else { break };
+                requests.push(request);
+            }
+            let now = env.now();
+            self.turn(now, &mut controls, &mut requests);
+        }
+        self.stop(requests).await;
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let waiting = !self.state.parked.is_empty()
+            || !self.state.forwarding.is_empty()
+            || !self.pending.is_empty()
+            || self.apply.has_readers();
+        let sweep = waiting.then_some(self.state.sweep_at);
+        match (self.engine.deadline(), sweep) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// One turn: everything that waits, then the outputs, then one write.
+    fn turn(&mut self, now: Instant, controls: &mut Vec<Control>, requests: &mut Vec<Request>) {
+        let applied = self.board.applied();
+        if applied > self.engine.log().applied() {
+            self.step(now, Input::Applied { through: applied });
+        }
+        for control in controls.drain(..) {
+            self.on_control(now, control);
+        }
+        self.on_requests(now, requests);
+        if self.engine.deadline().is_some_and(|at| at <= now) {
+            self.report_sent(now);
+            self.step(now, Input::Wake);
+        }
+        if self.state.sweep_at <= now {
+            self.state.sweep_at = now + SWEEP;
+            self.sweep(now);
+        }
+        self.submit();
+        self.application.fail_writes(&mut self.state.failures);
+        self.tail_trim();
+        if self.engine.role() == RoleKind::Leader {
+            self.board.heard(now, self.engine.log().committed());
+        }
+        self.publish();
+    }
+
+    fn on_control(&mut self, now: Instant, control: Control) {
+        match control {
+            Control::Messages(envelopes) => {
+                let bytes = envelopes.iter().map(weight).sum();
+                self.wires.control.message_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                for envelope in envelopes {
+                    self.on_envelope(now, envelope);
+                }
+            }
+            Control::Persisted { seq } => {
+                self.step(now, Input::Persisted { seq });
+                let waiting = std::mem::take(&mut self.state.initializing);
+                for (at, reply) in waiting {
+                    if at <= seq {
+                        drop(reply.send(Ok(())));
+                    } else {
+                        self.state.initializing.push((at, reply));
+                    }
+                }
+            }
+            Control::StorageFailed(error) => self.fail(error.to_string()),
+            Control::Lost { to, session } => self.step(now, Input::Lost { to, session }),
+            Control::ClientsLost { peer } => {
+                for write in self.state.forwarding.take(|leader, _| leader == peer) {
+                    self.reject(write, WriteError::Unknown);
+                }
+            }
+            Control::Refused { peer, reason } => self.on_refused(peer, reason),
+            Control::Answers { node, boot, answers } => self.send_answers(node, boot, answers),
+            Control::Initialize { membership, cluster, reply } => {
+                self.on_initialize(now, membership, cluster, reply);
+            }
+            Control::Failed(cause) => self.fail(cause),
+            Control::Shutdown => self.state.stopping = true,
+        }
+    }
+
+    // ---- clients ----
+
+    fn on_requests(&mut self, now: Instant, requests: &mut Vec<Request>) {
+        if requests.is_empty() {
+            return;
+        }
+        let deadline = now + self.config.write_timeout;
+        let mut readers = Vec::new();
+        let mut writes = Vec::with_capacity(requests.len());
+        for request in requests.drain(..) {
+            match request {
+                Request::Write { token, commands, cost } => {
+                    writes.push(Write { who: Who::Local(token), commands, deadline, cost });
+                }
+                Request::Read { token } => readers.push(token),
+            }
+        }
+        self.place(now, writes);
+        if !readers.is_empty() {
+            // All readers of a turn are one read of the engine.
+            self.state.next_read += 1;
+            let token = self.state.next_read;
+            self.state.reads.insert(token, readers);
+            let deadline = now + self.config.read_timeout;
+            self.step(now, Input::Read { token, deadline });
+        }
+    }
+
+    /// Puts writes where they belong now: into the log, to the leader, or aside.
+    fn place(&mut self, now: Instant, writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
+        match self.engine.can_propose() {
+            Ok(()) => self.propose(now, writes),
+            Err(Decline::NotLeader { leader: Some(leader) }) if self.config.forward_writes => {
+                self.forward(leader, writes);
+            }
+            Err(Decline::NotLeader { leader: None }) if self.config.forward_writes => {
+                self.state.parked.extend(writes);
+            }
+            Err(decline) => {
+                for write in writes {
+                    self.reject(write, declined(decline));
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, now: Instant, writes: Vec<Write>) {
+        let codec = self.application.codec();
+        let total = writes.iter().map(|w| w.commands.bytes() + 4).sum::<usize>();
+        let mut batch = Batch::with_capacity(codec, total.min(self.config.append_bytes));
+        for write in writes {
+            let bytes = write.commands.bytes();
+            if !batch.is_empty() && batch.bytes() + bytes > self.config.append_bytes {
+                let full = std::mem::replace(&mut batch, Batch::new(codec));
+                self.step(now, Input::Propose { batch: full });
+            }
+            if let (true, Err(decline)) = (batch.is_empty(), self.engine.can_propose()) {
+                self.reject(write, declined(decline));
+                continue;
+            }
+            let next = self.engine.log().last().index + 1 + batch.len() as u64;
+            let commands = write.commands.as_slice();
+            self.state.proposing.push(Origin {
+                first: LogId::new(self.engine.term(), next),
+                count: commands.len() as u32,
+                many: matches!(write.commands, Commands::Many(_)),
+                who: Some(write.who),
+                deadline: write.deadline,
+            });
+            // A run stays in one block, so that all of it is in a log or none.
+            commands.iter().for_each(|command| batch.push(command));
+            self.release(write.cost);
+        }
+        if !batch.is_empty() {
+            self.step(now, Input::Propose { batch });
+        }
+    }
+
+    fn forward(&mut self, leader: NodeId, writes: Vec<Write>) {
+        let (term, codec) = (self.engine.term(), self.application.codec());
+        let timeout = self.config.write_timeout;
+        let mut writes = writes.into_iter().peekable();
+        while writes.peek().is_some() {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            while let Some(write) =
+                writes.next_if(|w| bytes == 0 || bytes + w.commands.bytes() <= FORWARD_BYTES)
+            {
+                bytes += write.commands.bytes() + 1;
+                // Only callers of this node are passed on: one hop.
+                match write.who {
+                    Who::Local(token) => group.push((token, write)),
+                    Who::Remote { .. } => {
+                        self.reject(write, WriteError::NotLeader { leader: Some(leader) });
+                    }
+                }
+            }
+            let parts: Vec<(Token, &Write)> = group.iter().map(|(t, w)| (*t, w)).collect();
+            let message = self.state.forwarding.message(term, codec, timeout, &parts);
+            let queued = self.lanes(leader).send_clients(Message::Forward(message));
+            for (token, write) in group {
+                if queued {
+                    self.state.forwarding.sent(leader, token, write);
+                } else {
+                    self.reject(write, WriteError::Overloaded);
+                }
+            }
+        }
+    }
+
+    /// Gives a write back to its caller, and its room to others.
+    fn reject(&mut self, write: Write, error: WriteError) {
+        self.release(write.cost);
+        self.tell(write.who, error);
+    }
+
+    fn tell(&mut self, who: Who, error: WriteError) {
+        match who {
+            Who::Local(token) => self.state.failures.push((token, error)),
+            Who::Remote { node, boot, token } => {
+                let answer = ForwardAnswer { token, outcome: outcome_of(&error) };
+                self.send_answers(node, boot, vec![answer]);
+            }
+        }
+    }
+
+    fn release(&self, cost: usize) {
+        self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+    }
+
+    fn on_initialize(
+        &mut self,
+        now: Instant,
+        membership: Membership,
+        cluster: u64,
+        reply: InitializeReply,
+    ) {
+        let outcome = if self.identity.cluster == cluster {
+            Ok(())
+        } else if self.identity.cluster != 0 {
+            Err(InitializeError::OtherCluster)
+        } else if membership.member(self.identity.node).is_none() {
+            let id = self.identity.node;
+            Err(InitializeError::Members(format!("node {id} itself is not among the members")))
+        } else {
+            self.state.adopting = cluster;
+            self.step(now, Input::Initialize { membership });
+            self.state.adopting = 0;
+            self.state.initializing.push((self.state.batch_seq, reply));
+            return;
+        };
+        drop(reply.send(outcome));
+    }
+
+    // ---- peers ----
+
+    fn on_envelope(&mut self, now: Instant, envelope: Envelope) {
+        let Envelope { cluster, from, to, incarnation, message, .. } = envelope;
+        // A node that has joined no cluster yet says 0; it can only answer, and only what it may.
+        let ours = self.identity.cluster == 0 || cluster == 0 || cluster == self.identity.cluster;
+        if to != self.identity.node || !ours {
+            self.notice(from, "speaks for another cluster or to another node");
+            return;
+        }
+        match message {
+            Message::Raft(message) => {
+                if let quorate_engine::Message::Heartbeat(m) = &message {
+                    if m.term >= self.engine.term() {
+                        self.board.heard(now, m.commit);
+                    }
+                    self.report_sent(now);
+                }
+                self.state.adopting = cluster;
+                self.step(now, Input::Receive { from, incarnation, message });
+                self.state.adopting = 0;
+            }
+            Message::Forward(m) => self.on_forward(now, from, m),
+            Message::Forwarded(m) => self.on_forwarded(from, m),
+            _ => self.notice(from, "sends what this version does not know"),
+        }
+    }
+
+    fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
+        let who = |token| Who::Remote { node: from, boot: m.boot, token };
+        let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
+        if !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
+            return;
+        }
+        let deadline = now + m.timeout.min(self.config.write_timeout);
+        let mut writes = Vec::with_capacity(m.writes.len());
+        for write in m.writes {
+            let who = who(write.token);
+            if !leads {
+                self.tell(who, WriteError::NotLeader { leader: self.engine.leader() });
+                continue;
+            }
+            // What a peer sends is checked as what a client sends: an undecodable command never
+            // enters the log.
+            let bytes: usize = write.commands.iter().map(bytes::Bytes::len).sum();
+            let limit = self.config.max_command_bytes;
+            let refused = if write.commands.is_empty() {
+                Some(WriteError::Refused(anyerror::AnyError::error("no commands")))
+            } else if bytes > limit {
+                Some(WriteError::TooLarge { bytes, limit })
+            } else {
+                let check = |c| self.application.check(m.codec, c).err().map(WriteError::Refused);
+                write.commands.iter().find_map(check)
+            };
+            match refused {
+                Some(error) => self.tell(who, error),
+                None => {
+                    let commands = Commands::Many(write.commands);
+                    writes.push(Write { who, commands, deadline, cost: 0 });
+                }
+            }
+        }
+        if leads && m.codec != self.application.codec() {
+            // Entries of a block share one codec version; an older node's commands are turned down
+            // until it is upgraded or leads itself.
+            for write in writes {
+                let text = format!("codec version {} is not {}", m.codec, self.application.codec());
+                self.reject(write, WriteError::Refused(anyerror::AnyError::error(text)));
+            }
+            return;
+        }
+        self.place(now, writes);
+    }
+
+    fn on_forwarded(&mut self, from: NodeId, m: Forwarded) {
+        if m.boot != self.state.forwarding.boot {
+            return;
+        }
+        for ForwardAnswer { token, outcome } in m.answers {
+            let Some(write) = self.state.forwarding.answered(from, token) else { continue };
+            let error = match outcome {
+                ForwardOutcome::Applied(responses) => {
+                    self.release(write.cost);
+                    self.application.complete_forwarded(token, responses);
+                    continue;
+                }
+                ForwardOutcome::NotLeader(_) => {
+                    // Certainly not done: it waits for a leader again, until the next sweep.
+                    self.state.parked.push(write);
+                    continue;
+                }
+                ForwardOutcome::Overloaded => WriteError::Overloaded,
+                ForwardOutcome::Overwritten => WriteError::Overwritten,
+                ForwardOutcome::Refused(why) => {
+                    WriteError::Refused(anyerror::AnyError::error(why))
+                }
+                _ => WriteError::Unknown,
+            };
+            self.reject(write, error);
+        }
+    }
+
+    fn send_answers(&mut self, node: NodeId, boot: u64, answers: Vec<ForwardAnswer>) {
+        // Lost answers are unknown outcomes there.
+        self.lanes(node).send_clients(Message::Forwarded(Forwarded { boot, answers }));
+    }
+
+    fn on_refused(&mut self, peer: NodeId, reason: String) {
+        // A node with a log has a place in the cluster; one without has nothing to wait for.
+        if self.engine.log().last() == LogId::ZERO {
+            self.fail(format!("node {peer} refuses this node: {reason}"));
+        } else {
+            self.notice(peer, &format!("refuses this node: {reason}"));
+        }
+    }
+
+    /// The lanes to a peer; opened when it is first spoken to.
+    fn lanes(&mut self, id: NodeId) -> &PeerLanes {
+        let Node { wires, engine, directory, state, .. } = self;
+        state.peers.entry(id).or_insert_with(|| {
+            let member = engine.log().membership().and_then(|m| m.member(id));
+            let address = member
+                .map(|m| m.address.clone())
+                .or_else(|| directory.address(id))
+                .unwrap_or_default();
+            PeerLanes::open(wires, Peer { id, address })
+        })
+    }
+
+    fn report_sent(&mut self, now: Instant) {
+        if self.engine.role() != RoleKind::Leader {
+            return;
+        }
+        let sent: Vec<_> =
+            self.state.peers.iter().filter_map(|(id, lanes)| Some((*id, lanes.sent()?))).collect();
+        for (to, (session, through)) in sent {
+            self.step(now, Input::Sent { to, session, through });
+        }
+    }
+
+    // ---- the engine ----
+
+    fn step(&mut self, now: Instant, input: Input) {
+        let mut out = std::mem::take(&mut self.state.out);
+        tracing::trace!(node = self.identity.node, group = self.wires.group, %input);
+        self.engine.step(now, input, &mut out);
+        for output in out.drain() {
+            tracing::trace!(node = self.identity.node, group = self.wires.group, %output);
+            self.execute(now, output);
+        }
+        self.state.out = out;
+    }
+
+    fn execute(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Persist(persist) => {
+                if self.identity.cluster == 0 && !persist.blocks.is_empty() {
+                    self.join_cluster();
+                }
+                let ops = &mut self.state.batch.ops;
+                ops.extend(persist.hard_state.map(LogOp::HardState));
+                for block in persist.blocks {
+                    self.tail_append(block);
+                }
+                self.state.batch_seq = persist.seq;
+            }
+            Output::Send { to, message } => self.lanes(to).send(message),
+            Output::Replicate(target) => self.lanes(target.to).aim(target),
+            Output::Apply { through } => self.apply.aim(through),
+            Output::Proposed { .. } => self.pending.extend(self.state.proposing.drain(..)),
+            Output::Declined(decline) => {
+                for origin in std::mem::take(&mut self.state.proposing) {
+                    if let Some(who) = origin.who {
+                        self.tell(who, declined(decline));
+                    }
+                }
+            }
+            Output::ReadReady { token, index } => {
+                let readers = self.state.reads.remove(&token).unwrap_or_default();
+                self.apply.read(index, now + self.config.read_timeout, readers);
+            }
+            Output::ReadFailed { token } => {
+                for reader in self.state.reads.remove(&token).unwrap_or_default() {
+                    self.application.fail_read(reader, ReadError::Timeout);
+                }
+            }
+            Output::Configured { id, membership } => self.on_configured(id, membership),
+            Output::Changed { role, term, leader } => {
+                let (node, group) = (self.identity.node, self.wires.group);
+                tracing::info!(node, group, term, %role, ?leader, "role");
+                if role == RoleKind::Leader {
+                    self.pending.begin_term();
+                }
+                self.board.event(&Event::Role { role, term, leader });
+                if let Some(leader) = leader {
+                    let until = now + self.config.election_timeout_max;
+                    self.state.forwarding.hurry(leader, until);
+                    let parked = std::mem::take(&mut self.state.parked);
+                    self.place(now, parked);
+                }
+            }
+            Output::Noticed { peer, what } => self.notice(peer, &what.to_string()),
+            Output::Fatal(fatal) => self.fail(fatal.to_string()),
+        }
+    }
+
+    fn tail_append(&mut self, block: quorate_engine::EntryBlock) {
+        self.wires.tail.append(block.clone());
+        self.state.batch.ops.push(LogOp::Append(block));
+    }
+
+    fn tail_trim(&self) {
+        let log = self.engine.log();
+        self.wires.tail.trim(log.persisted().min(self.board.applied()));
+    }
+
+    /// The first entries are on their way: from now on this node belongs to their cluster.
+    fn join_cluster(&mut self) {
+        self.identity.cluster = self.state.adopting;
+        self.wires.cluster.store(self.identity.cluster, Ordering::Release);
+        self.state.batch.ops.push(LogOp::Identity(self.identity));
+    }
+
+    fn on_configured(&mut self, id: LogId, membership: Option<Membership>) {
+        let membership = membership.map(Arc::new);
+        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
+        if let Some(membership) = &membership {
+            tracing::info!(node, group, term, at = %id, %membership, "membership");
+            for (peer, member) in membership.members() {
+                let moved = |lanes: &PeerLanes| lanes.address != member.address;
+                if self.state.peers.get(peer).is_some_and(moved) {
+                    // Opened again, at the new address, when next spoken to.
+                    self.state.peers.remove(peer).map(PeerLanes::close);
+                }
+            }
+            self.board.event(&Event::Membership(membership.clone()));
+        }
+        self.directory.configured(group, membership.as_deref());
+        self.board.publish(|metrics| metrics.membership = membership);
+    }
+
+    /// Warns once of each thing that is wrong with a peer.
+    fn notice(&mut self, peer: NodeId, what: &str) {
+        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
+        if self.state.noticed.len() < 1024 && self.state.noticed.insert((peer, what.to_owned())) {
+            tracing::warn!(node, group, term, peer, "peer {what}");
+        }
+    }
+
+    /// Hands what the turn has to write to the log.
+    fn submit(&mut self) {
+        if self.state.batch.ops.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.state.batch);
+        let seq = self.state.batch_seq;
+        let control = self.wires.control.clone();
+        let done = WriteDone::new(move |result| {
+            control.send(match result {
+                Ok(()) => Control::Persisted { seq },
+                Err(error) => Control::StorageFailed(error),
+            });
+        });
+        self.storage.submit(batch, done);
+    }
+
+    /// Deadlines.
+    fn sweep(&mut self, now: Instant) {
+        let mut expired = Vec::new();
+        self.pending.expire(now, &mut expired);
+        for who in expired {
+            self.tell(who, WriteError::Unknown);
+        }
+        for write in self.state.forwarding.take(|_, write| write.deadline <= now) {
+            self.reject(write, WriteError::Unknown);
+        }
+        let (late, parked): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.state.parked).into_iter().partition(|w| w.deadline <= now);
+        for write in late {
+            self.reject(write, WriteError::Timeout);
+        }
+        self.place(now, parked);
+        for token in self.apply.expire(now) {
+            self.application.fail_read(token, ReadError::Timeout);
+        }
+    }
+
+    fn publish(&self) {
+        let engine = &self.engine;
+        let fatal = &self.state.fatal;
+        let tail_bytes = self.wires.tail.bytes();
+        self.board.publish(|m| {
+            m.role = engine.role();
+            m.term = engine.term();
+            m.leader = engine.leader();
+            m.last = engine.log().last().index;
+            m.committed = engine.log().committed();
+            m.persisted = engine.log().persisted();
+            m.tail_bytes = tail_bytes;
+            if m.role == RoleKind::Leader {
+                for (id, matched) in engine.matched() {
+                    m.matched.insert(id, matched);
+                }
+            } else {
+                m.matched.clear();
+            }
+            if m.fatal != *fatal {
+                m.fatal.clone_from(fatal);
+            }
+        });
+    }
+
+    // ---- the end ----
+
+    /// Stops the group on this node, for a cause that stays in the metrics.
+    fn fail(&mut self, cause: String) {
+        if self.state.fatal.is_none() {
+            let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
+            tracing::error!(node, group, term, cause, "stopped");
+            self.state.fatal = Some(cause);
+        }
+        self.state.stopping = true;
+    }
+
+    /// Answers everyone, ends every task, flushes the log. Nobody is left waiting.
+    async fn stop(mut self, requests: Vec<Request>) {
+        self.requests.close();
+        self.publish();
+        let mut late = requests;
+        while let Ok(request) = self.requests.try_recv() {
+            late.push(request);
+        }
+        for request in late {
+            match request {
+                Request::Write { token, .. } => {
+                    self.state.failures.push((token, WriteError::Stopped));
+                }
+                Request::Read { token } => self.application.fail_read(token, ReadError::Stopped),
+            }
+        }
+        for write in std::mem::take(&mut self.state.parked) {
+            self.reject(write, WriteError::Stopped);
+        }
+        self.application.fail_writes(&mut self.state.failures);
+        for (_, reply) in self.state.initializing.drain(..) {
+            drop(reply.send(Err(InitializeError::Stopped)));
+        }
+        self.apply.close();
+        let env = self.wires.env.clone();
+        tokio::select! { biased;
+            _ = &mut self.apply_task => {}
+            // A state machine that hangs must not hang the shutdown.
+            () = env.sleep(Duration::from_secs(5)) => self.apply_task.abort(),
+        }
+        // What is still out may have been done, or be done later.
+        for who in self.pending.take_all() {
+            self.tell(who, WriteError::Unknown);
+        }
+        self.application.fail_writes(&mut self.state.failures);
+        self.application.close();
+        for (_, lanes) in std::mem::take(&mut self.state.peers) {
+            for task in lanes.close() {
+                drop(task.await);
+            }
+        }
+        let storage = self.storage;
+        // The last handle of a log flushes and closes it, which may take a sync.
+        drop(tokio::task::spawn_blocking(move || drop(storage)).await);
+        self.board.event(&Event::Stopped { fatal: self.state.fatal });
+        self.board.close();
+    }
+}
+
+fn declined(decline: Decline) -> WriteError {
+    match decline {
+        Decline::NotLeader { leader } => WriteError::NotLeader { leader },
+        Decline::Overloaded => WriteError::Overloaded,
+        Decline::AlreadyInitialized => unreachable!("no answer to a write"),
+    }
+}

@@ -1,0 +1,500 @@
+//! The handle: what an application calls.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::{Engine, Log, Membership, NodeId};
+use quorate_network::RaftNetwork;
+use quorate_storage::{Codec, Identity, LogOp, RaftStorage, StateMachine, WriteBatch, WriteDone};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::apply::{ApplyInbox, ApplyWorker};
+use crate::callers::{Application, Caller, Callers, ReadFn};
+use crate::config::Config;
+use crate::env::Env;
+use crate::error::{InitializeError, ReadError, StartError, WriteError};
+use crate::forward::Commands;
+use crate::host::{GroupBuilder, Host, HostBuilder};
+use crate::lanes::Wires;
+use crate::metrics::{Board, Events, Metrics, Wait};
+use crate::node::{Control, ControlSender, Node, Request, Turn};
+use crate::pending::Pending;
+use crate::tail::Tail;
+
+/// What a request costs besides its bytes.
+const REQUEST_BYTES: usize = 64;
+
+/// The group of a host that has one.
+const ONLY_GROUP: u64 = 1;
+
+/// A handle to one Raft group on this node. A clone is cheap and the same node; dropping the last
+/// one stops the node, [`Raft::shutdown`] does so and waits.
+///
+/// All methods may be called from any task, at the same time, on any node of the cluster.
+pub struct Raft<S: StateMachine> {
+    shared: Arc<Handle<S>>,
+}
+
+impl<S: StateMachine> Clone for Raft<S> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+struct Handle<S: StateMachine> {
+    host: Host,
+    /// Whether the host is this group's alone, and ends with it.
+    owns_host: bool,
+    callers: Arc<Callers<S>>,
+    apply: Arc<ApplyInbox>,
+    board: Arc<Board>,
+    /// To the node; its closing means that the last handle is gone.
+    requests: mpsc::UnboundedSender<Request>,
+    control: ControlSender,
+    queued_bytes: Arc<AtomicUsize>,
+    /// The node task, until someone waits for its end.
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<S: StateMachine> Raft<S> {
+    /// Builds node `id` with its state machine. Name a storage (`data_dir`, `in_memory` or
+    /// `storage`) and, unless the node is alone, a network (`listen` or `network`).
+    pub fn builder(id: NodeId, machine: S) -> Builder<S> {
+        Builder { host: Host::builder(id), machine, storage: None }
+    }
+
+    /// Begins a new cluster with these voters and their addresses, this node among them.
+    ///
+    /// Called once, on one of them; the others start and wait to be contacted. Returns when the
+    /// first configuration is durable here; the election follows. To repeat it is harmless, with
+    /// the same members and the same cluster name, also later and on other members.
+    ///
+    /// # Errors
+    /// [`InitializeError::OtherCluster`] if the node began with other members;
+    /// [`InitializeError::Members`] if these make no membership.
+    pub async fn initialize<A: Into<String>>(
+        &self,
+        members: impl IntoIterator<Item = (NodeId, A)>,
+    ) -> Result<(), InitializeError> {
+        let membership = Membership::of_voters(members)
+            .map_err(|error| InitializeError::Members(error.to_string()))?;
+        let cluster = cluster_id(&self.shared.host.inner.cluster_name, &membership);
+        let (reply, answer) = oneshot::channel();
+        self.shared.control.send(Control::Initialize { membership, cluster, reply });
+        answer.await.unwrap_or(Err(InitializeError::Stopped))
+    }
+
+    /// Proposes one command and returns its response once it is durable on a quorum and applied on
+    /// the leader.
+    ///
+    /// On a node that does not lead, the command travels to the leader. Without a leader it waits
+    /// for one, at most [`Config::write_timeout`]. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// [`WriteError::may_have_happened`] says whether it may have been done all the same.
+    pub async fn write(&self, command: S::Command) -> Result<S::Response, WriteError> {
+        let bytes = self.encode(&command)?;
+        let (reply, answer) = oneshot::channel();
+        self.submit(Caller::Write(reply), Commands::One(bytes))?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    /// Proposes several commands as one contiguous run in the log, all of them or none, and returns
+    /// their responses in order.
+    ///
+    /// Together they are bounded like one command, by [`Config::max_command_bytes`].
+    ///
+    /// # Errors
+    /// As [`Raft::write`], for all of them together.
+    pub async fn write_many(
+        &self,
+        commands: impl IntoIterator<Item = S::Command>,
+    ) -> Result<Vec<S::Response>, WriteError> {
+        let encode = |command| self.encode(&command);
+        let commands = commands.into_iter().map(encode).collect::<Result<Vec<Bytes>, _>>()?;
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.submit(Caller::WriteMany(reply), Commands::Many(commands))?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {
+        <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
+    }
+
+    fn submit(&self, caller: Caller<S>, commands: Commands) -> Result<(), WriteError> {
+        let shared = &*self.shared;
+        let config = &shared.host.inner.config;
+        let (bytes, limit) = (commands.bytes(), config.max_command_bytes);
+        if bytes > limit {
+            return Err(WriteError::TooLarge { bytes, limit });
+        }
+        let cost = bytes + REQUEST_BYTES;
+        if shared.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > config.queue_bytes {
+            shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+            return Err(WriteError::Overloaded);
+        }
+        let token = shared.callers.insert(caller).map_err(|_| WriteError::Stopped)?;
+        if shared.requests.send(Request::Write { token, commands, cost }).is_err() {
+            // Nobody else has seen the token.
+            drop(shared.callers.take(token));
+            return Err(WriteError::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with the state, linearizably: it sees every write that was acknowledged, by any
+    /// node, before this call.
+    ///
+    /// The closure runs on this node's apply worker, between two batches, so it should be quick;
+    /// a state that shares its data (`Arc`, a database) is better read directly, after
+    /// [`Raft::ensure_linearizable`].
+    ///
+    /// # Errors
+    /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`].
+    pub async fn read<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (caller, answer) = reader(f);
+        let token = self.shared.callers.insert(caller).map_err(|_| ReadError::Stopped)?;
+        if self.shared.requests.send(Request::Read { token }).is_err() {
+            drop(self.shared.callers.take(token));
+            return Err(ReadError::Stopped);
+        }
+        answer.await.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// Calls `f` with the state of this node as it is now, without asking anyone: it may be behind,
+    /// by any amount if the node is cut off.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`]; [`ReadError::Timeout`] if the state machine is busy for longer than
+    /// [`Config::read_timeout`].
+    pub async fn read_stale<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (caller, answer) = reader(f);
+        let token = self.shared.callers.insert(caller).map_err(|_| ReadError::Stopped)?;
+        let inner = &self.shared.host.inner;
+        let deadline = inner.env.now() + inner.config.read_timeout;
+        self.shared.apply.read(0, deadline, [token]);
+        answer.await.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// Waits until this node's state machine has seen every write that was acknowledged before this
+    /// call; then a read of the state is linearizable.
+    ///
+    /// # Errors
+    /// As [`Raft::read`].
+    pub async fn ensure_linearizable(&self) -> Result<(), ReadError> {
+        self.read(|_| ()).await
+    }
+
+    /// The node at this moment; also after it has stopped.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.board.metrics()
+    }
+
+    /// Waits for a state of the node, for at most `timeout`:
+    /// `raft.wait(timeout).leader().await?`.
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        Wait { board: self.shared.board.clone(), timeout }
+    }
+
+    /// Changes of role, leader and membership from now on.
+    pub fn events(&self) -> Events {
+        self.shared.board.events()
+    }
+
+    /// The host this group runs on.
+    pub fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.shared.host.id()
+    }
+
+    /// The address others find this node at.
+    pub fn address(&self) -> &str {
+        self.shared.host.address()
+    }
+
+    /// Stops the node: flushes the log, answers whoever waits, and returns when every task of it
+    /// has ended. May be called again, also at the same time.
+    pub async fn shutdown(&self) {
+        self.shared.control.send(Control::Shutdown);
+        let mut task = self.shared.task.lock().await;
+        if let Some(running) = task.as_mut() {
+            // A panic of the node task was reported by its guard.
+            drop(running.await);
+            *task = None;
+        }
+        if self.shared.owns_host {
+            self.shared.host.shutdown().await;
+        }
+    }
+}
+
+fn reader<S: StateMachine, T: Send + 'static>(
+    f: impl FnOnce(&S) -> T + Send + 'static,
+) -> (Caller<S>, oneshot::Receiver<Result<T, ReadError>>) {
+    let (reply, answer) = oneshot::channel();
+    let run: ReadFn<S> = Box::new(move |state| drop(reply.send(state.map(f))));
+    (Caller::Read(run), answer)
+}
+
+/// The cluster's id, from its name and its first members: the same wherever it is computed (FNV-1a,
+/// 64 bits).
+pub(crate) fn cluster_id(name: &str, members: &Membership) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    add(name.as_bytes());
+    for (id, member) in members.members() {
+        add(&[0]);
+        add(&id.to_le_bytes());
+        add(member.address.as_bytes());
+    }
+    // 0 means "none".
+    hash.max(1)
+}
+
+/// Settings of a node with one group; from [`Raft::builder`].
+pub struct Builder<S: StateMachine> {
+    host: HostBuilder,
+    machine: S,
+    storage: Option<Box<dyn RaftStorage>>,
+}
+
+impl<S: StateMachine> Builder<S> {
+    fn host(mut self, change: impl FnOnce(HostBuilder) -> HostBuilder) -> Self {
+        self.host = change(self.host);
+        self
+    }
+
+    /// See [`HostBuilder::data_dir`].
+    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+        self.host(|host| host.data_dir(path))
+    }
+
+    /// See [`HostBuilder::in_memory`].
+    pub fn in_memory(self) -> Self {
+        self.host(HostBuilder::in_memory)
+    }
+
+    /// A storage of your own.
+    pub fn storage(mut self, storage: impl RaftStorage) -> Self {
+        self.storage = Some(Box::new(storage));
+        self
+    }
+
+    /// See [`HostBuilder::listen`].
+    pub fn listen(self, address: impl Into<String>) -> Self {
+        self.host(|host| host.listen(address))
+    }
+
+    /// See [`HostBuilder::advertise`].
+    pub fn advertise(self, address: impl Into<String>) -> Self {
+        self.host(|host| host.advertise(address))
+    }
+
+    /// See [`HostBuilder::network`].
+    pub fn network(self, network: Arc<dyn RaftNetwork>) -> Self {
+        self.host(|host| host.network(network))
+    }
+
+    /// See [`HostBuilder::cluster`].
+    pub fn cluster(self, name: impl Into<String>) -> Self {
+        self.host(|host| host.cluster(name))
+    }
+
+    /// See [`HostBuilder::config`].
+    pub fn config(self, config: Config) -> Self {
+        self.host(|host| host.config(config))
+    }
+
+    /// See [`HostBuilder::env`].
+    pub fn env(self, env: Arc<dyn Env>) -> Self {
+        self.host(|host| host.env(env))
+    }
+
+    /// Opens storage and port, recovers what is there, and runs the node.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(self) -> Result<Raft<S>, StartError> {
+        if self.storage.is_none() && self.host.names_no_storage() {
+            return Err(StartError::NoStorage);
+        }
+        let host = self.host.start().await?;
+        let group = GroupBuilder {
+            host: host.clone(),
+            group: ONLY_GROUP,
+            machine: self.machine,
+            storage: self.storage,
+        };
+        match start_group(group, true).await {
+            Ok(raft) => Ok(raft),
+            Err(error) => {
+                host.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Recovers a group and starts its tasks.
+pub(crate) async fn start_group<S: StateMachine>(
+    builder: GroupBuilder<S>,
+    owns_host: bool,
+) -> Result<Raft<S>, StartError> {
+    let GroupBuilder { host, group, machine, storage } = builder;
+    let inner = host.inner.clone();
+    let (id, env, config) = (inner.id, inner.env.clone(), inner.config.clone());
+    let mut storage = match storage {
+        Some(storage) => storage,
+        None => inner.open_group(group)?,
+    };
+    // Recovery may read the whole log.
+    let (mut storage, recovered) = tokio::task::spawn_blocking(move || {
+        let recovered = storage.recover();
+        (storage, recovered)
+    })
+    .await
+    .map_err(|error| StartError::Config(format!("recovery of the storage failed: {error}")))?;
+    let recovered = recovered?;
+    let identity = match recovered.identity {
+        Some(identity) if identity.node != id => {
+            return Err(StartError::OtherNode { found: identity.node, wanted: id });
+        }
+        Some(identity) => identity,
+        None => {
+            let identity = Identity { node: id, incarnation: env.random().max(1), cluster: 0 };
+            first_write(&mut storage, identity).await?;
+            identity
+        }
+    };
+    let (compacted, last) = (recovered.compacted, recovered.last);
+    let log = Log::recovered(compacted, last, recovered.runs, recovered.configurations)
+        .map_err(|error| StartError::Config(error.to_string()))?;
+    let settings = config.engine(id, identity.incarnation, env.random());
+    let engine = Engine::new(settings, recovered.hard_state, log, env.now())?;
+
+    let (control, control_in) = ControlSender::channel();
+    let (requests, requests_in) = mpsc::unbounded_channel();
+    let cluster = Arc::new(AtomicU64::new(identity.cluster));
+    inner.add_group(group, control.clone(), identity.incarnation, cluster.clone())?;
+
+    let window = config.election_timeout_max;
+    let board = Arc::new(Board::new(id, group, env.clone(), window));
+    let tail = Arc::new(Tail::new(last, config.tail_bytes));
+    let reader = storage.reader();
+    let pending = Arc::new(Pending::default());
+    let apply = Arc::new(ApplyInbox::default());
+    let callers = Callers::<S>::new();
+    let wires = Arc::new(Wires {
+        id,
+        group,
+        incarnation: identity.incarnation,
+        cluster,
+        env: env.clone(),
+        network: inner.network.clone(),
+        control: control.clone(),
+        tail: tail.clone(),
+        log: reader.clone(),
+        limits: config.stream_limits(),
+    });
+    let worker = ApplyWorker {
+        machine,
+        callers: callers.clone(),
+        inbox: apply.clone(),
+        tail,
+        log: reader,
+        pending: pending.clone(),
+        board: board.clone(),
+        control: control.clone(),
+        applied: compacted,
+        batch_bytes: config.apply_bytes,
+        open: None,
+    };
+    let apply_task = env.spawn(Box::pin(worker.run()));
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let application: Arc<dyn Application> = callers.clone();
+    let node = Node {
+        engine,
+        storage,
+        identity,
+        config,
+        wires,
+        directory: inner.directory.clone(),
+        application,
+        apply: apply.clone(),
+        apply_task,
+        pending,
+        board: board.clone(),
+        requests: requests_in,
+        control: control_in,
+        queued_bytes: queued_bytes.clone(),
+        state: Turn::new(env.random()),
+    };
+    let guard = StopGuard { host: inner, group, callers: callers.clone(), board: board.clone() };
+    let task = env.spawn(Box::pin(async move {
+        let guard = guard;
+        node.run().await;
+        drop(guard);
+    }));
+    let task = tokio::sync::Mutex::new(Some(task));
+    let shared =
+        Handle { host, owns_host, callers, apply, board, requests, control, queued_bytes, task };
+    Ok(Raft { shared: Arc::new(shared) })
+}
+
+/// The identity is the first thing a store holds: durable before the node says a word.
+async fn first_write(
+    storage: &mut Box<dyn RaftStorage>,
+    identity: Identity,
+) -> Result<(), StartError> {
+    let (to, durable) = oneshot::channel();
+    let done = WriteDone::new(move |result| drop(to.send(result)));
+    storage.submit(WriteBatch { ops: vec![LogOp::Identity(identity)] }, done);
+    match durable.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(StartError::Config("the storage did not answer the first write".into())),
+    }
+}
+
+/// Whatever ends the node task, also a panic or an aborted runtime: nobody is left waiting.
+struct StopGuard<S: StateMachine> {
+    host: Arc<crate::host::HostInner>,
+    group: u64,
+    callers: Arc<Callers<S>>,
+    board: Arc<Board>,
+}
+
+impl<S: StateMachine> Drop for StopGuard<S> {
+    fn drop(&mut self) {
+        self.host.remove_group(self.group);
+        if std::thread::panicking() {
+            self.board.publish(|metrics| {
+                metrics.fatal.get_or_insert_with(|| {
+                    "a broken invariant stopped the node; its log has the panic".into()
+                });
+            });
+        }
+        self.callers.close();
+        self.board.close();
+    }
+}
