@@ -351,21 +351,21 @@ impl Engine {
         let Some(p) = self.progress_of(from, m.term, m.session) else { return };
         if let Some(hint) = m.conflict {
             let matched = p.matched;
+            // Only the answer to a probe at or below `matched` proves that acknowledged entries are
+            // gone: any other conflict may be an old answer that a newer acknowledgement overtook.
+            let proof = !p.pipeline && p.after.index <= matched;
             // Both sides step back by whole terms: the follower did so to find its hint, and this
             // does for the leader's log.
             let mut after = self.log.last_not_above(hint);
-            if after.index < matched {
-                if hint.index < matched {
-                    // What it acknowledged as durable is gone. It starts over and counts for
-                    // nothing until it has it again.
-                    notice(from, Notice::LogWentBack, out);
-                    let Role::Leader(leader) = &mut self.role else { return };
-                    let p = leader.progress.get_mut(&from).expect("looked up above");
-                    p.matched = 0;
-                    p.accepted = 0;
-                } else {
-                    after = self.log.id_at(matched);
-                }
+            if after.index < matched && hint.index < matched && proof {
+                // It starts over and counts for nothing until it has them again.
+                notice(from, Notice::LogWentBack, out);
+                let Role::Leader(leader) = &mut self.role else { return };
+                let p = leader.progress.get_mut(&from).expect("looked up above");
+                p.matched = 0;
+                p.accepted = 0;
+            } else if after.index < matched {
+                after = self.log.id_at(matched);
             }
             self.begin_session(now, from, after, out);
         } else if m.matched > last {

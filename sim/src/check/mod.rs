@@ -1,0 +1,148 @@
+//! The promises of Raft, each checked by a file of its own while the simulation runs.
+//!
+//! A checker is told what happens, fact by fact, and looks at the nodes: at their engines, at their
+//! logs in memory, and at what their disks really have. It knows nothing of faults, so a checker
+//! can't excuse a violation with one.
+
+mod acknowledged_writes;
+mod commit;
+mod durability;
+mod election_safety;
+mod leader_append_only;
+mod leader_completeness;
+mod log_matching;
+mod positions;
+mod reads;
+mod state_machine_safety;
+mod votes;
+
+use bytes::Bytes;
+use quorate_engine::{Index, LogId, Message, NodeId, Persist};
+
+use crate::node::Node;
+
+/// Something that happened in the world.
+#[derive(Debug)]
+pub enum Fact<'a> {
+    /// A node's process came up.
+    Started {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node lost what was in its memory, and of its unsynced writes all but some first ones.
+    Crashed {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node asks for a write. Its log in memory does not have it yet.
+    Writing {
+        /// Which node.
+        node: NodeId,
+        /// The write.
+        write: &'a Persist,
+    },
+    /// A sync ended: the durable log of a node changed.
+    Synced {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node sends a message.
+    Sent {
+        /// The sender.
+        node: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// The message, before the network has it.
+        message: &'a Message,
+    },
+    /// A node's engine took a step and its outputs were carried out.
+    Stepped {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node's state machine was given an entry.
+    Applied {
+        /// Which node.
+        node: NodeId,
+        /// The entry.
+        id: LogId,
+        /// Its content.
+        payload: &'a Bytes,
+    },
+    /// A client was told that its write happened.
+    Acknowledged {
+        /// Where its command is in the log.
+        index: Index,
+        /// The command.
+        payload: &'a Bytes,
+    },
+    /// A client was told that its write did certainly not happen.
+    Overwritten {
+        /// The command.
+        payload: &'a Bytes,
+    },
+    /// A client asks for a linearizable read.
+    ReadIssued {
+        /// Its number.
+        token: u64,
+    },
+    /// A client reads the state after `index`.
+    ReadServed {
+        /// Its number.
+        token: u64,
+        /// The read index.
+        index: Index,
+    },
+}
+
+/// One promise.
+pub trait Check: std::fmt::Debug {
+    /// Its name, as the paper has it where it has one.
+    fn name(&self) -> &'static str;
+
+    /// Takes note of a fact.
+    ///
+    /// # Errors
+    /// How the promise is broken.
+    fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String>;
+}
+
+/// The machines of a world.
+#[derive(Debug)]
+pub struct Nodes(pub(crate) Vec<Node>);
+
+impl Nodes {
+    /// The machine with this id.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn get(&self, id: NodeId) -> &Node {
+        &self.0[id as usize - 1]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.0[id as usize - 1]
+    }
+
+    /// All of them, in order of id.
+    pub fn iter(&self) -> std::slice::Iter<'_, Node> {
+        self.0.iter()
+    }
+}
+
+/// Every checker there is.
+pub fn all() -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(leader_append_only::LeaderAppendOnly),
+        Box::new(log_matching::LogMatching::default()),
+        Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(state_machine_safety::StateMachineSafety::default()),
+        Box::new(commit::Commit::default()),
+        Box::new(durability::Durability),
+        Box::new(votes::Votes::default()),
+        Box::new(positions::Positions::default()),
+        Box::new(acknowledged_writes::AcknowledgedWrites::default()),
+        Box::new(reads::Reads::default()),
+    ]
+}

@@ -1,0 +1,44 @@
+//! State Machine Safety (paper §5.4.3): no two state machines are given different entries at the
+//! same index, and each is given them in order without a gap.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_engine::{Index, LogId, NodeId};
+
+use super::{Check, Fact, Nodes};
+
+/// What was applied at each index by anyone, and how far each node is.
+#[derive(Debug, Default)]
+pub(crate) struct StateMachineSafety {
+    applied: BTreeMap<Index, (LogId, Bytes)>,
+    through: BTreeMap<NodeId, Index>,
+}
+
+impl Check for StateMachineSafety {
+    fn name(&self) -> &'static str {
+        "State Machine Safety"
+    }
+
+    fn on(&mut self, fact: &Fact<'_>, _: &Nodes) -> Result<(), String> {
+        match fact {
+            Fact::Started { node } => {
+                self.through.insert(*node, 0);
+            }
+            Fact::Applied { node, id, payload } => {
+                let through = self.through.entry(*node).or_default();
+                if id.index != *through + 1 {
+                    return Err(format!("node {node} applies {id} after {through}"));
+                }
+                *through = id.index;
+                let entry = (*id, (*payload).clone());
+                let known = self.applied.entry(id.index).or_insert_with(|| entry.clone());
+                if *known != entry {
+                    return Err(format!("node {node} applies {entry:?}, another did {known:?}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! One vote per node and term (paper §5.2), of all its lives together: asked for or granted only
+//! when the disk has it, and a restart finds a term no older than any vote that left.
+
+use std::collections::BTreeMap;
+
+use quorate_engine::{HardState, Message, NodeId, Term};
+
+use super::{Check, Fact, Nodes};
+
+/// Every vote that was ever sent, and the newest hard state that each disk ever had.
+#[derive(Debug, Default)]
+pub(crate) struct Votes {
+    sent: BTreeMap<(NodeId, Term), NodeId>,
+    durable: BTreeMap<NodeId, HardState>,
+}
+
+impl Votes {
+    fn vote(&mut self, node: NodeId, term: Term, choice: NodeId, hard: HardState) -> Result<(), String> {
+        let first = *self.sent.entry((node, term)).or_insert(choice);
+        if first != choice {
+            return Err(format!("node {node} votes for {first} and for {choice} in term {term}"));
+        }
+        // A later term on the disk forbids another vote in this one as well.
+        let bound = hard.term > term || hard == HardState { term, voted_for: Some(choice) };
+        if !bound {
+            return Err(format!("node {node} votes for {choice} in term {term}, its disk: {hard}"));
+        }
+        Ok(())
+    }
+}
+
+impl Check for Votes {
+    fn name(&self) -> &'static str {
+        "one vote per term, durable before it leaves"
+    }
+
+    fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
+        match fact {
+            Fact::Sent { node, to, message } => {
+                let hard = nodes.get(*node).disk.durable().hard;
+                match message {
+                    Message::RequestVote(m) if !m.pre => self.vote(*node, m.term, *node, hard),
+                    Message::RequestVoteAnswer(m) if m.granted && !m.pre => {
+                        self.vote(*node, m.term, *to, hard)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Fact::Synced { node } | Fact::Crashed { node } | Fact::Started { node } => {
+                let hard = nodes.get(*node).disk.durable().hard;
+                let before = self.durable.insert(*node, hard).unwrap_or_default();
+                let kept = hard.term > before.term
+                    || (hard.term == before.term
+                        && (before.voted_for.is_none() || before.voted_for == hard.voted_for));
+                if kept { Ok(()) } else { Err(format!("node {node} had {before}, now {hard}")) }
+            }
+            _ => Ok(()),
+        }
+    }
+}

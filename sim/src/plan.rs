@@ -1,0 +1,111 @@
+//! What a seed stands for: how large the cluster is, how bad its world, for how long.
+
+use std::time::Duration;
+
+use quorate_engine::StreamLimits;
+
+use crate::network::Weather;
+use crate::node::Clock;
+use crate::rng::Rng;
+
+/// The circumstances of one simulated world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many nodes, 1 to 9, all of them voters.
+    pub nodes: usize,
+    /// Heartbeat interval, and the bounds of election timeouts.
+    pub heartbeat: Duration,
+    /// Shortest election timeout.
+    pub election_min: Duration,
+    /// Longest election timeout.
+    pub election_max: Duration,
+    /// The network while faults last.
+    pub weather: Weather,
+    /// Each node's clock.
+    pub clocks: Vec<Clock>,
+    /// Limits of the replication streams: small ones meet full windows.
+    pub limits: StreamLimits,
+    /// Bytes that a leader may have uncommitted.
+    pub max_uncommitted_bytes: u64,
+    /// Shortest and longest sync, in microseconds.
+    pub sync_us: (u64, u64),
+    /// Whether data directories have an identity.
+    pub incarnations: bool,
+    /// Mean time between faults, in microseconds of the world.
+    pub fault_every_us: u64,
+    /// Which faults there are.
+    pub faults: FaultSet,
+    /// Mean time between client requests, in microseconds.
+    pub request_every_us: u64,
+    /// How long faults last, in the world's time.
+    pub duration: Duration,
+    /// Whether two nodes are told to begin the same group.
+    pub two_beginnings: bool,
+}
+
+/// Kinds of faults; each may be absent, so that some worlds have only one.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultSet {
+    /// Crashes with loss of unsynced writes, and restarts.
+    pub crash: bool,
+    /// Cuts: partitions, one-way cuts, isolated nodes.
+    pub cut: bool,
+    /// Processes that stand still and go on.
+    pub pause: bool,
+    /// Slow disks and hung syncs.
+    pub disk: bool,
+}
+
+impl Plan {
+    /// The circumstances that `seed` stands for.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x706C_616E);
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7, 9]);
+        let fast = rng.chance(500);
+        let (heartbeat, min, max) = if fast { (50, 150, 300) } else { (100, 500, 1000) };
+        let skewed = rng.chance(400);
+        let clocks = (0..nodes)
+            .map(|_| Clock {
+                rate: if skewed { rng.between(800, 1250) } else { 1000 },
+                offset: rng.below(1_000_000_000_000),
+            })
+            .collect();
+        let weather = if rng.chance(250) {
+            Weather::FAIR
+        } else {
+            Weather {
+                drop: rng.pick(&[0, 0, 10, 50, 200]),
+                duplicate: rng.pick(&[0, 10, 100]),
+                delay_min_us: rng.pick(&[50, 500]),
+                delay_max_us: rng.pick(&[1_000, 5_000, 20_000, 60_000]),
+                straggle: rng.pick(&[0, 10, 50]),
+                reorder: rng.chance(500),
+            }
+        };
+        Self {
+            nodes,
+            heartbeat: Duration::from_millis(heartbeat),
+            election_min: Duration::from_millis(min),
+            election_max: Duration::from_millis(max),
+            weather,
+            clocks,
+            limits: StreamLimits {
+                append_bytes: rng.pick(&[64, 300, 4096, 256 << 10]),
+                window_bytes: rng.pick(&[64, 1000, 1 << 20]),
+            },
+            max_uncommitted_bytes: rng.pick(&[1_000, 20_000, 64 << 20]),
+            sync_us: rng.pick(&[(20, 100), (500, 5_000), (1_000, 40_000), (5_000, 150_000)]),
+            incarnations: rng.chance(750),
+            fault_every_us: rng.pick(&[40_000, 200_000, 800_000]),
+            faults: FaultSet {
+                crash: rng.chance(700),
+                cut: rng.chance(700),
+                pause: rng.chance(300),
+                disk: rng.chance(400),
+            },
+            request_every_us: rng.pick(&[2_000, 10_000, 40_000]),
+            duration: Duration::from_millis(if fast { 6_000 } else { 15_000 }),
+            two_beginnings: rng.chance(250),
+        }
+    }
+}

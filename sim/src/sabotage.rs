@@ -1,0 +1,42 @@
+//! Bugs planted into the world around the engine, to prove that the checkers can fail.
+
+/// One planted bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// `Persisted` is reported at once, before any sync.
+    DiskLies,
+    /// A crash loses term and vote, and keeps the log.
+    VoteForgotten,
+    /// Clients are told of success as soon as the leader has the write in its log.
+    AcknowledgedEarly,
+    /// A network that sometimes raises what an acknowledgement says.
+    AcknowledgementsAltered,
+    /// A network that sometimes turns a refused vote into a granted one.
+    VotesAltered,
+    /// Reads are served at the commit index of whoever is asked, without asking anyone.
+    ReadsUnconfirmed,
+    /// A crash loses the first unsynced write and keeps later ones: syncs out of order.
+    WritesReordered,
+    /// A completed sync is undone by a crash: its last write is gone.
+    SyncIgnored,
+    /// The state machine is given everything in the log, committed or not.
+    AppliedEarly,
+    /// Links drop everything after the faults have stopped: nothing is unsafe, nothing goes on.
+    NeverHeals,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Sabotage; 10] = [
+        Sabotage::DiskLies,
+        Sabotage::VoteForgotten,
+        Sabotage::AcknowledgedEarly,
+        Sabotage::AcknowledgementsAltered,
+        Sabotage::VotesAltered,
+        Sabotage::ReadsUnconfirmed,
+        Sabotage::WritesReordered,
+        Sabotage::SyncIgnored,
+        Sabotage::AppliedEarly,
+        Sabotage::NeverHeals,
+    ];
+}
