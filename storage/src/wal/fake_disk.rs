@@ -145,7 +145,7 @@ impl FakeDisk {
     }
 
     /// Cuts the power or kills the process: handles and locks of before are dead, and the disk
-    /// holds what `how` leaves.
+    /// holds what `how` leaves. Whatever was to fail or crash later no longer does.
     pub fn crash(&self, how: Crash) {
         self.lock_state().crash(how);
         self.0.hang.notify_all();
@@ -222,7 +222,6 @@ impl FakeDisk {
         let op = state.ops;
         state.ops += 1;
         if let Some((_, how)) = state.crash_at.filter(|(at, _)| *at == op) {
-            state.crash_at = None;
             state.crash(how);
             self.0.hang.notify_all();
             return Err(io::Error::other("the disk crashed"));
@@ -251,6 +250,9 @@ impl State {
         self.life += 1;
         self.locked.clear();
         self.hang_syncs = false;
+        self.crash_at = None;
+        self.fail_at.clear();
+        self.fail_next_sync = false;
         if how == Crash::KeepAll {
             // What was not synced is still on its way, and the next crash may lose it.
             return;

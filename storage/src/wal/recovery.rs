@@ -44,6 +44,18 @@ pub(super) struct Tail {
     pub(super) log: u64,
     pub(super) scan: Scan,
     bytes: Bytes,
+    /// The batch that ends the segment before, where it is.
+    before: Option<(Arc<Segment>, u64, Bytes)>,
+}
+
+impl Tail {
+    /// The last batch, where it is.
+    fn last_batch(&self) -> Option<(Arc<Segment>, u64, Bytes)> {
+        let start = self.scan.last_batch?;
+        let batch = &self.bytes[start as usize..self.scan.end as usize];
+        // Copied: a slice would keep the whole segment in memory.
+        Some((Arc::clone(&self.segment), start, Bytes::copy_from_slice(batch)))
+    }
 }
 
 /// Reads a whole directory without changing anything.
@@ -60,11 +72,11 @@ pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
         unbegun: None,
         unfinished,
     };
-    let mut before: Option<(SegmentHeader, Scan)> = None;
+    let mut previous: Option<(SegmentHeader, Scan)> = None;
     for (i, &number) in numbers.iter().enumerate() {
         let (segment, header, bytes) = segment::read(disk, number)?;
         let refuse = |what: &str| Err(corrupt(disk, number, 0, what));
-        match &before {
+        match &previous {
             None => replayed.begin(disk, &header)?,
             Some((previous, end)) => {
                 if number != previous.number + 1 {
@@ -103,10 +115,12 @@ pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
             scan(&bytes, &header, |offset, _, records| replayed.apply(&segment, offset, records))
                 .map_err(|damage| corrupt(disk, number, damage.offset, &damage.what))?;
         replayed.segments.insert(number, Arc::clone(&segment));
-        replayed.tail = Some(Tail { segment, log: header.log, scan: scan.clone(), bytes });
-        before = Some((header, scan));
+        let before = replayed.tail.as_ref().and_then(Tail::last_batch);
+        let log = header.log;
+        replayed.tail = Some(Tail { segment, log, scan: scan.clone(), bytes, before });
+        previous = Some((header, scan));
     }
-    if let Some((header, Scan { ended: End::Next(next), .. })) = &before {
+    if let Some((header, Scan { ended: End::Next(next), .. })) = &previous {
         let what = format!("segment {next}, in which the log goes on, is missing");
         return Err(corrupt(disk, header.number, header.length, &what));
     }
@@ -208,7 +222,9 @@ impl Replayed {
 ///
 /// The process before this one may have died between a write and its sync, or after a sync that
 /// failed: then what was read stands in the page cache alone, and a later sync would not save it.
-/// So the last batch is written again, which makes it the disk's business once more. Behind it
+/// So the last batch is written again, which makes it the disk's business once more. In front of
+/// a segment without batches that is the one that ends the segment before: were it lost once the
+/// next segment is begun, the log would look damaged. Behind the last batch
 /// everything becomes zero, or the remains of a torn write could be taken for damage later.
 ///
 /// # Errors
@@ -223,19 +239,120 @@ pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), Storage
         }
         // Also the names that were there: the process before may have died before this call.
         disk.sync_dir()?;
-        let Some(Tail { segment, scan, bytes, .. }) = &replayed.tail else { return Ok(()) };
-        let end = scan.end as usize;
-        if let Some(start) = scan.last_batch {
-            segment.file.write_at(&bytes[start as usize..end], start)?;
+        let Some(tail) = &replayed.tail else { return Ok(()) };
+        let last_batch = tail.last_batch();
+        let in_tail = last_batch.is_some();
+        if let Some((segment, start, batch)) = last_batch.or_else(|| tail.before.clone()) {
+            segment.file.write_at(&batch, start)?;
+            if !in_tail {
+                segment.file.sync()?;
+            }
         }
-        let remains = bytes[end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let rest = &tail.bytes[tail.scan.end as usize..];
+        let remains = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         for start in (0..remains).step_by(ZEROS.len()) {
             let zeros = &ZEROS[..ZEROS.len().min(remains - start)];
-            segment.file.write_at(zeros, (end + start) as u64)?;
+            tail.segment.file.write_at(zeros, tail.scan.end + start as u64)?;
         }
-        segment.file.sync()
+        tail.segment.file.sync()
     })()
     .map_err(|e| failed(disk, "repairing the end of the log", &e))
 }
 
 static ZEROS: [u8; 4096] = [0; 4096];
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::{Batch, HardState, LogId};
+
+    use super::*;
+    use crate::wal::FakeDisk;
+    use crate::wal::format::{BatchWriter, Salt, align};
+
+    /// A directory of one segment, `number`, that begins with `groups` and holds one batch of `ops`
+    /// for group 1, all checksums right.
+    fn made_by_hand(
+        number: u64,
+        groups: Vec<(GroupId, GroupHeader)>,
+        ops: &[LogOp],
+    ) -> Result<Replayed, StorageError> {
+        let header = SegmentHeader {
+            number,
+            salt: 1,
+            log: 2,
+            length: 4096,
+            previous_end: if number == 1 { 0 } else { 512 },
+            previous_sequence: if number == 1 { 0 } else { 7 },
+            groups,
+        };
+        let mut bytes = header.encode();
+        let at = align(bytes.len());
+        let salt = Salt::new(1, number);
+        let mut buffer = Vec::new();
+        let mut batch = BatchWriter::new(&mut buffer, &salt, header.previous_sequence + 1);
+        for op in ops {
+            batch.op(1, op);
+        }
+        batch.finish(at as u64, at as u64);
+        bytes.resize(at, 0);
+        bytes.extend(buffer);
+        bytes.resize(4096, 0);
+        let image = BTreeMap::from([(segment::name(number), bytes)]);
+        replay(&FakeDisk::from_image(image, 0).mount())
+    }
+
+    fn append(term: u64, first: u64) -> LogOp {
+        let mut batch = Batch::new(1);
+        batch.push(b"x");
+        LogOp::Append(batch.seal(LogId::new(term, first)))
+    }
+
+    fn hard_state(term: u64) -> LogOp {
+        LogOp::HardState(HardState { term, voted_for: None })
+    }
+
+    fn refused(found: Result<Replayed, StorageError>) -> String {
+        match found {
+            Err(StorageError::Corrupt(what)) => what,
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("recovered"),
+        }
+    }
+
+    #[test]
+    fn a_log_present_and_its_hard_state_absent_is_refused() {
+        assert!(made_by_hand(1, vec![], &[hard_state(3), append(3, 1)]).is_ok());
+        let what = refused(made_by_hand(1, vec![], &[append(3, 1)]));
+        assert!(what.contains("hard state"), "{what}");
+        let last = LogId::new(3, 1);
+        let lost = GroupHeader { compacted: last, last, ..GroupHeader::default() };
+        refused(made_by_hand(2, vec![(1, lost)], &[]));
+    }
+
+    #[test]
+    fn intact_records_that_make_no_sense_are_refused() {
+        let senseless = [
+            vec![hard_state(3), append(3, 2)],
+            vec![hard_state(3), append(3, 1), append(2, 2)],
+            vec![hard_state(3), hard_state(2)],
+            vec![LogOp::Compact { through: LogId::new(0, 5) }],
+            vec![LogOp::Reset { to: LogId::new(0, u64::MAX) }],
+        ];
+        for ops in senseless {
+            refused(made_by_hand(1, vec![], &ops));
+        }
+    }
+
+    #[test]
+    fn a_header_that_continues_nothing_is_refused() {
+        let last = LogId::new(0, 9);
+        let with_entries = GroupHeader { last, ..GroupHeader::default() };
+        let what = refused(made_by_hand(1, vec![(1, with_entries)], &[hard_state(1)]));
+        assert!(what.contains("follows another"), "{what}");
+        // Entries in a segment that is gone, unless what is left compacts them.
+        let what = refused(made_by_hand(2, vec![(1, with_entries)], &[hard_state(1)]));
+        assert!(what.contains("entries 1 to 9 of group 1"), "{what}");
+        let compact = LogOp::Compact { through: last };
+        assert!(made_by_hand(2, vec![(1, with_entries)], &[compact]).is_ok());
+    }
+}
