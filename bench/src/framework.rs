@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::failure::Failure;
 use crate::measure::{Control, Measured};
 use crate::report::{Report, Row};
-use crate::subject::{Floor, Openraft, SubjectName};
+use crate::subject::{Floor, Openraft, Quorate, SubjectName};
 
 /// What to measure, and how the result is written.
 #[derive(Args)]
@@ -82,6 +82,7 @@ fn point(
 ) -> Result<Measured, Failure> {
     let clients = clients as usize;
     match subject {
+        SubjectName::Quorate => control.measure::<Quorate>(clients, length),
         SubjectName::Openraft => control.measure::<Openraft>(clients, length),
         SubjectName::Floor => control.measure::<Floor>(clients, length),
     }

@@ -5,6 +5,7 @@
 
 mod floor;
 mod openraft;
+mod quorate;
 
 use std::fmt;
 use std::future::Future;
@@ -13,6 +14,7 @@ use clap::ValueEnum;
 
 pub(crate) use self::floor::Floor;
 pub(crate) use self::openraft::Openraft;
+pub(crate) use self::quorate::Quorate;
 use crate::failure::Failure;
 
 /// The members of every cluster.
@@ -44,6 +46,8 @@ pub(crate) trait Client: Send + 'static {
 /// The names of the subjects, in the order of the reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SubjectName {
+    /// This project.
+    Quorate,
     /// The peer.
     Openraft,
     /// One task that answers at once: what the channels and the scheduler cost by themselves.
@@ -54,6 +58,7 @@ impl SubjectName {
     /// As typed on the command line and printed in the reports.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Quorate => "quorate",
             Self::Openraft => "openraft",
             Self::Floor => "floor",
         }

@@ -1,0 +1,92 @@
+//! Quorate: a three-node cluster in one process, memory for a disk.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::quorate::{Committed, Config, Failure as Broken, InProcess, Raft, Raw, StateMachine};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Client, NODES, Subject};
+use crate::failure::Failure;
+
+/// The cluster.
+pub(crate) struct Quorate {
+    nodes: Vec<Raft<Nothing>>,
+    leader: Raft<Nothing>,
+}
+
+/// A state machine that does nothing.
+pub(crate) struct Nothing;
+
+#[async_trait]
+impl StateMachine for Nothing {
+    type Command = Bytes;
+    type Response = ();
+    type Codec = Raw;
+
+    async fn apply(&mut self, entries: Vec<Committed<Bytes>>) -> Result<Vec<()>, Broken> {
+        Ok(vec![(); entries.len()])
+    }
+}
+
+/// Turns an error of Quorate into ours.
+fn failed(doing: &str, error: impl fmt::Display) -> Failure {
+    Failure::new(
+        format!("quorate failed to {doing}: {error}"),
+        "run it again on a machine that does nothing else",
+    )
+}
+
+impl Subject for Quorate {
+    type Client = QuorateClient;
+
+    async fn start() -> Result<Self, Failure> {
+        let network = InProcess::new();
+        let mut nodes = Vec::new();
+        for id in NODES {
+            // As patient as the peer, so that a busy machine deposes no leader.
+            let mut config = Config::default();
+            config.election_timeout_min = Duration::from_secs(2);
+            config.election_timeout_max = Duration::from_secs(4);
+            let node = Raft::builder(id, Nothing)
+                .in_memory()
+                .network(Arc::new(network.clone()))
+                .config(config)
+                .start()
+                .await
+                .map_err(|e| failed("start a node", e))?;
+            network.join(id, node.host().inbound());
+            nodes.push(node);
+        }
+        let members = NODES.map(|id| (id, id.to_string()));
+        nodes[0].initialize(members).await.map_err(|e| failed("initialize", e))?;
+        let wait = nodes[0].wait(Duration::from_secs(20));
+        let leader = wait.leader().await.map_err(|e| failed("elect a leader", e))?;
+        let leader = nodes.iter().find(|node| node.id() == leader).expect("a member").clone();
+        Ok(Self { nodes, leader })
+    }
+
+    fn client(&self) -> QuorateClient {
+        QuorateClient { leader: self.leader.clone() }
+    }
+
+    async fn stop(self) -> Result<(), Failure> {
+        for node in self.nodes {
+            node.shutdown().await;
+        }
+        Ok(())
+    }
+}
+
+/// A client of the leader.
+pub(crate) struct QuorateClient {
+    leader: Raft<Nothing>,
+}
+
+impl Client for QuorateClient {
+    async fn write(&mut self) -> Result<(), Failure> {
+        self.leader.write(Bytes::new()).await.map_err(|e| failed("write", e))
+    }
+}
