@@ -1,4 +1,35 @@
-//! Quorate
+//! Raft consensus for async Rust: bring a state machine, get a replicated, durable, linearizable
+//! service.
+//!
+//! Four words are enough to begin: a *command* is what clients ask for, your [`StateMachine`]
+//! *applies* it, a node is *started*, and [`Raft::write`] gets a command applied on every node.
+//!
+//! ```
+//! use quorate::{Raft, testing::Counter};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let raft = Raft::builder(1, Counter::default()).in_memory().start().await?;
+//! raft.initialize([(1, "")]).await?; // a cluster of one
+//! assert_eq!(raft.write(5).await?, 5);
+//! assert_eq!(raft.read(|counter| counter.total).await?, 5);
+//! # Ok(()) }
+//! ```
+//!
+//! # The pieces
+//!
+//! - [`Raft`] is the handle: [`write`](Raft::write), [`read`](Raft::read),
+//!   [`metrics`](Raft::metrics), [`wait`](Raft::wait), [`events`](Raft::events).
+//! - [`StateMachine`] is yours. [`Codec`] says how its commands become bytes.
+//! - [`RaftStorage`] and [`RaftNetwork`] are for those who replace the built-in log or transport.
+//! - [`Host`] runs several groups in one process.
+//! - [`Config`] has every setting, with defaults that are meant to be kept.
+//!
+//! # What is promised
+//!
+//! A write that returned is durable on a quorum and applied on the leader. A linearizable read sees
+//! every write acknowledged before it, wherever it was made. Both hold with any number of crashes
+//! and any behaviour of the network, as long as disks keep what they synced; a majority of the
+//! voters is needed to go on. An error says whether the write may have happened.
 
 mod apply;
 mod callers;
@@ -16,6 +47,7 @@ mod tail;
 #[cfg(feature = "postcard")]
 pub mod testing;
 
+pub use async_trait::async_trait;
 pub use config::Config;
 pub use env::{Env, TokioEnv};
 pub use error::{InitializeError, ReadError, StartError, WaitError, WriteError};
@@ -34,3 +66,8 @@ pub use quorate_storage::{
     MemoryStorage, RaftStorage, Raw, StateMachine,
 };
 pub use raft::{Builder, Raft};
+
+/// The README's program is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

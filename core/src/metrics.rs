@@ -240,11 +240,11 @@ impl Board {
         Events(from)
     }
 
-    fn register(&self, predicate: Predicate) -> Result<oneshot::Receiver<Metrics>, Metrics> {
+    fn register(&self, predicate: Predicate) -> Result<oneshot::Receiver<Metrics>, Box<Metrics>> {
         let mut state = self.lock();
         let metrics = self.complete(&state);
         if predicate(&metrics) {
-            return Err(metrics);
+            return Err(Box::new(metrics));
         }
         let (to, from) = oneshot::channel();
         state.waiters.push((predicate, to));
@@ -272,7 +272,7 @@ impl Wait {
     ) -> Result<Metrics, WaitError> {
         let wait = match self.board.register(Box::new(predicate)) {
             Ok(wait) => wait,
-            Err(metrics) => return Ok(metrics),
+            Err(metrics) => return Ok(*metrics),
         };
         tokio::select! { biased;
             Ok(metrics) = wait => return Ok(metrics),

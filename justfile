@@ -1,0 +1,11 @@
+# What CI runs.
+check:
+    bash .ci/run
+
+# The three-node key-value store.
+demo *ARGS:
+    cargo run --release -p kv -- {{ARGS}}
+
+# Quorate beside openraft and the floor.
+bench *ARGS:
+    cargo run --release -p bench -- framework {{ARGS}}
