@@ -64,7 +64,7 @@ impl Log {
             if run.term < term || (i > 0 && run.term == term) {
                 return Err(LogShapeError("terms go back"));
             }
-            if (i == 0 && run.first != next) || (i > 0 && run.first <= next - 1) {
+            if (i == 0 && run.first != next) || (i > 0 && run.first < next) {
                 return Err(LogShapeError("runs of terms overlap or leave a hole"));
             }
             next = run.first + 1;

@@ -211,6 +211,8 @@ pub struct World {
     trace: Trace,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) failure: Option<Failure>,
+    /// The only promise that counts, if one is singled out.
+    only: Option<&'static str>,
     pub(crate) statistics: Statistics,
     pub(crate) faults: bool,
     wakes: u64,
@@ -227,7 +229,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let nodes = (1..=plan.nodes as u64)
             .map(|id| {
-                let incarnation = if plan.incarnations { rng.next() | 1 } else { 0 };
+                let incarnation = if plan.incarnations { rng.number() | 1 } else { 0 };
                 Node::new(id, incarnation, plan.clocks[id as usize - 1], plan.limits)
             })
             .collect();
@@ -244,6 +246,7 @@ impl World {
             trace: Trace::new(trace),
             sabotage,
             failure: None,
+            only: None,
             statistics: Statistics::default(),
             faults: true,
             wakes: 0,
@@ -293,9 +296,22 @@ impl World {
         self.queue.push(Reverse(Scheduled(self.time + delay, self.scheduled, event)));
     }
 
+    /// Looks at one promise alone, to see that its checker can fail by itself.
+    pub fn look_only_at(&mut self, promise: &'static str) {
+        self.only = Some(promise);
+    }
+
     pub(crate) fn fail(&mut self, promise: &'static str, what: String) {
-        let failure = Failure { seed: self.seed, at: self.time, promise, what };
+        if self.only.is_some_and(|only| only != promise) {
+            return;
+        }
+        let failure = self.failure(promise, what);
         self.failure.get_or_insert(failure);
+    }
+
+    /// A broken promise, here and now.
+    pub fn failure(&self, promise: &'static str, what: String) -> Failure {
+        Failure { seed: self.seed, at: self.time, promise, what }
     }
 
     pub(crate) fn say(&mut self, node: NodeId, what: fmt::Arguments<'_>) {
@@ -306,7 +322,8 @@ impl World {
     pub(crate) fn tell(&mut self, fact: &Fact<'_>) {
         let mut broken = None;
         for check in &mut self.checks {
-            if let Err(what) = check.on(fact, &self.nodes) {
+            let counts = self.only.is_none_or(|only| only == check.name());
+            if let (Err(what), true) = (check.on(fact, &self.nodes), counts) {
                 broken = broken.or(Some((check.name(), what)));
             }
         }
@@ -399,7 +416,7 @@ impl World {
     // ---- processes ----
 
     pub(crate) fn start(&mut self, id: NodeId) {
-        let seed = self.rng.next();
+        let seed = self.rng.number();
         let plan = &self.plan;
         let node = self.nodes.get_mut(id);
         let config = Config {
@@ -433,10 +450,8 @@ impl World {
         if sabotage == Some(Sabotage::VoteForgotten) {
             // Not below the log's own term: the engine would see that and refuse to start.
             node.disk.tamper(|image| {
-                image.hard = quorate_engine::HardState {
-                    term: image.log.last().term,
-                    voted_for: None,
-                };
+                image.hard =
+                    quorate_engine::HardState { term: image.log.last().term, voted_for: None };
             });
         }
         if sabotage == Some(Sabotage::SyncIgnored) {

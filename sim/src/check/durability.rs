@@ -16,7 +16,11 @@ fn on_disk(node: &Node, index: Index, what: &str) -> Result<(), String> {
     if durable.is_some() && durable == node.log.term_at(index) {
         return Ok(());
     }
-    Err(format!("node {} {what} {index}, its disk ends at {}", node.id, node.disk.durable().log.last()))
+    Err(format!(
+        "node {} {what} {index}, its disk ends at {}",
+        node.id,
+        node.disk.durable().log.last()
+    ))
 }
 
 impl Check for Durability {
@@ -30,9 +34,7 @@ impl Check for Durability {
                 Message::AppendEntriesAnswer(m) if m.conflict.is_none() => {
                     on_disk(nodes.get(*node), m.matched, "acknowledges")
                 }
-                Message::HeartbeatAnswer(m) => {
-                    on_disk(nodes.get(*node), m.matched, "acknowledges")
-                }
+                Message::HeartbeatAnswer(m) => on_disk(nodes.get(*node), m.matched, "acknowledges"),
                 Message::Introduced(_) => on_disk(nodes.get(*node), 1, "says it knows"),
                 _ => Ok(()),
             },

@@ -15,7 +15,13 @@ pub(crate) struct Votes {
 }
 
 impl Votes {
-    fn vote(&mut self, node: NodeId, term: Term, choice: NodeId, hard: HardState) -> Result<(), String> {
+    fn vote(
+        &mut self,
+        node: NodeId,
+        term: Term,
+        choice: NodeId,
+        hard: HardState,
+    ) -> Result<(), String> {
         let first = *self.sent.entry((node, term)).or_insert(choice);
         if first != choice {
             return Err(format!("node {node} votes for {first} and for {choice} in term {term}"));
