@@ -168,11 +168,11 @@ impl<S: StateMachine> ApplyWorker<S> {
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
         match self.tail.read(self.applied, through, self.batch_bytes) {
             Found::Blocks(blocks) => Ok(blocks),
-            Found::Older => self
-                .log
-                .read(self.applied, through, self.batch_bytes)
-                .await
-                .map_err(|error: LogReadError| format!("committed entries can't be read: {error}")),
+            Found::Older => {
+                self.log.read(self.applied, through, self.batch_bytes).await.map_err(
+                    |error: LogReadError| format!("committed entries can't be read: {error}"),
+                )
+            }
             Found::Nothing => Err(format!("committed entries behind {} are gone", self.applied)),
         }
     }

@@ -24,7 +24,9 @@ pub enum WriteError {
     #[error("another leader's entries took the write's place; nothing was done, it may be retried")]
     Overwritten,
     /// It is in a log somewhere and may or may not become effective.
-    #[error("the outcome is unknown: the write may have been done, or may still be; read before you retry")]
+    #[error(
+        "the outcome is unknown: the write may have been done, or may still be; read before you retry"
+    )]
     Unknown,
     /// This node has stopped. Not done here; ask another node.
     #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
@@ -92,7 +94,9 @@ pub enum StartError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The directory belongs to another node.
-    #[error("this storage belongs to node {found}, not to node {wanted}; start the node with its own directory")]
+    #[error(
+        "this storage belongs to node {found}, not to node {wanted}; start the node with its own directory"
+    )]
     OtherNode {
         /// Whose it is.
         found: NodeId,
@@ -118,7 +122,9 @@ pub enum InitializeError {
     #[error("{0}")]
     Members(String),
     /// The node belongs to a cluster that began with other members.
-    #[error("this node is a member already, of a cluster that began with other members or another name")]
+    #[error(
+        "this node is a member already, of a cluster that began with other members or another name"
+    )]
     OtherCluster,
     /// The node has stopped.
     #[error("this node has stopped; its metrics tell the cause")]

@@ -222,9 +222,9 @@ async fn open_storage(choice: StorageChoice) -> Result<Storage, StartError> {
             use quorate_storage::wal::{Wal, WalOptions};
             // Recovery reads the whole log.
             let open = move || Wal::open(path, WalOptions::default());
-            let wal = tokio::task::spawn_blocking(open)
-                .await
-                .map_err(|error| StartError::Config(format!("opening the log failed: {error}")))??;
+            let wal = tokio::task::spawn_blocking(open).await.map_err(|error| {
+                StartError::Config(format!("opening the log failed: {error}"))
+            })??;
             Ok(Storage::Wal(wal))
         }
         #[cfg(not(feature = "wal"))]
@@ -365,6 +365,7 @@ impl Inbound for HostInner {
             from: self.id,
             to,
             incarnation: first.map_or(0, |g| g.incarnation),
+            address: self.advertise.clone(),
         }
     }
 
@@ -403,6 +404,7 @@ impl Inbound for HostInner {
                 hello.from
             ));
         }
+        self.directory.heard(hello.from, &hello.address);
         Ok(())
     }
 
@@ -444,6 +446,12 @@ impl Directory {
     /// Where `id` said it is, for a node that has no membership yet.
     pub(crate) fn address(&self, id: NodeId) -> Option<String> {
         self.lock().addresses.get(&id).cloned()
+    }
+
+    fn heard(&self, id: NodeId, address: &str) {
+        if !address.is_empty() {
+            self.lock().addresses.insert(id, address.to_owned());
+        }
     }
 
     fn incarnation(&self, id: NodeId) -> Option<u64> {

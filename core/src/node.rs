@@ -12,9 +12,7 @@ use std::time::Duration;
 use quorate_engine::{
     Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
 };
-use quorate_network::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer,
-};
+use quorate_network::{Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer};
 use quorate_storage::{Identity, LogOp, RaftStorage, StorageError, WriteBatch, WriteDone};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -93,7 +91,9 @@ fn weight(envelope: &Envelope) -> usize {
         Message::Raft(quorate_engine::Message::AppendEntries(m)) => {
             m.blocks.iter().map(|b| b.bytes().len()).sum()
         }
-        Message::Forward(m) => m.writes.iter().flat_map(|w| &w.commands).map(|c| c.len() + 32).sum(),
+        Message::Forward(m) => {
+            m.writes.iter().flat_map(|w| &w.commands).map(|c| c.len() + 32).sum()
+        }
         Message::Forwarded(m) => m.answers.len() * 64,
         _ => 0,
     };
@@ -549,9 +549,7 @@ impl Node {
                 }
                 ForwardOutcome::Overloaded => WriteError::Overloaded,
                 ForwardOutcome::Overwritten => WriteError::Overwritten,
-                ForwardOutcome::Refused(why) => {
-                    WriteError::Refused(anyerror::AnyError::error(why))
-                }
+                ForwardOutcome::Refused(why) => WriteError::Refused(anyerror::AnyError::error(why)),
                 _ => WriteError::Unknown,
             };
             self.reject(write, error);

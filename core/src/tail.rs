@@ -53,8 +53,8 @@ impl Tail {
             if last.last().index < block.first() {
                 break;
             }
-            let keep = (last.first() < block.first())
-                .then(|| last.slice(last.first(), block.first() - 1));
+            let keep =
+                (last.first() < block.first()).then(|| last.slice(last.first(), block.first() - 1));
             tail.bytes -= last.bytes().len();
             tail.blocks.pop_back();
             if let Some(keep) = keep {

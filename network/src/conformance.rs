@@ -121,6 +121,7 @@ impl Inbound for Recorder {
             from: self.id,
             to,
             incarnation: self.id,
+            address: String::new(),
         }
     }
 

@@ -185,6 +185,9 @@ pub struct Hello {
     pub to: NodeId,
     /// The speaker's incarnation.
     pub incarnation: u64,
+    /// Where others find the speaker, empty if it does not say. A node that has joined no cluster
+    /// yet has no membership to look its first leader's address up in.
+    pub address: String,
 }
 
 /// The protocol versions this build speaks, lowest and highest.

@@ -217,6 +217,8 @@ struct WireHello {
     to: u64,
     #[prost(fixed64, tag = "7")]
     incarnation: u64,
+    #[prost(string, tag = "8")]
+    address: String,
 }
 
 impl WireHello {
@@ -229,6 +231,7 @@ impl WireHello {
             from: hello.from,
             to: hello.to,
             incarnation: hello.incarnation,
+            address: hello.address.clone(),
         }
     }
 
@@ -241,6 +244,7 @@ impl WireHello {
             from: self.from,
             to: self.to,
             incarnation: self.incarnation,
+            address: self.address,
         }
     }
 }
@@ -258,6 +262,7 @@ mod tests {
             from,
             to,
             incarnation: 9,
+            address: String::new(),
         }
     }
 

@@ -106,6 +106,7 @@ pub(crate) fn hello(from: u64) -> Hello {
         from,
         to: 0,
         incarnation: from * 100,
+        address: String::new(),
     }
 }
 
