@@ -179,6 +179,20 @@ impl<F: Fixture> Session<F> {
         assert_eq!(found, self.model.entries, "{}: entries", self.name);
     }
 
+    /// Recovers `storage`, finds the state of the model that it holds, and goes on from there.
+    fn expect_one_of(&mut self, storage: &mut F::Storage, states: &[Model]) {
+        let found = self.recover(storage);
+        let entries = self.entries(&*storage.reader(), found.compacted, found.last.index);
+        let holds = |state: &&Model| state.recovered() == found && state.entries == entries;
+        match states.iter().find(holds) {
+            Some(state) => self.model = state.clone(),
+            None => panic!(
+                "{}: no prefix of the batches that holds the completed ones: {found:?}",
+                self.name
+            ),
+        }
+    }
+
     fn recover(&self, storage: &mut F::Storage) -> Recovered {
         match storage.recover() {
             Ok(found) => found,
@@ -503,13 +517,7 @@ fn crash_in_flight<F: Fixture>(
         }
     }
     let mut storage = s.reopen();
-    let found = s.recover(&mut storage);
-    let left = states[completed..].iter().find(|state| state.recovered() == found);
-    match left {
-        Some(state) => s.model = state.clone(),
-        None => panic!("{}: no prefix of the batches, {completed} completed: {found:?}", s.name),
-    }
-    s.expect_entries(&storage);
+    s.expect_one_of(&mut storage, &states[completed..]);
     storage
 }
 
@@ -673,7 +681,6 @@ fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
     }
     drop(storage);
     let mut storage = s.reopen();
-    let found = s.recover(&mut storage);
     let mut completed = 0;
     for outcome in outcomes {
         match outcome.recv_timeout(PATIENCE) {
@@ -682,11 +689,7 @@ fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
             Err(_) => panic!("{}: a batch was forgotten", s.name),
         }
     }
-    match states[completed..].iter().find(|state| state.recovered() == found) {
-        Some(state) => s.model = state.clone(),
-        None => panic!("{}: no prefix, {completed} completed: {found:?}", s.name),
-    }
-    s.expect_entries(&storage);
+    s.expect_one_of(&mut storage, &states[completed..]);
     s.crash(storage);
 }
 
