@@ -1,9 +1,11 @@
 //! Writes between nodes: what this node passes on to the leader, and what others pass on to it.
 //!
 //! A forwarded write is sent once. If the leader says that it certainly did not take it, it waits
-//! for a leader again; if nothing is heard, its outcome is unknown. On the receiving side each
-//! message counts once (sequence numbers, per sender and boot) and only in the term it was meant
-//! for, so that a copy that the network makes is never applied as a second write.
+//! for a leader again, and what is sent then is another attempt with another number, so that a late
+//! copy of the first answer says nothing about the second. If nothing is heard, the outcome is
+//! unknown. On the receiving side each message counts once (sequence numbers, per sender and boot)
+//! and only in the term it was meant for, so that a copy that the network makes is never applied as
+//! a second write.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +14,6 @@ use bytes::Bytes;
 use quorate_engine::{Instant, NodeId, Term};
 use quorate_network::{Forward, ForwardOutcome, ForwardWrite};
 
-use crate::callers::Token;
 use crate::error::WriteError;
 use crate::pending::Who;
 
@@ -52,16 +53,18 @@ pub(crate) struct Forwarding {
     /// Of this process: answers to an earlier one are not for us.
     pub(crate) boot: u64,
     sequence: u64,
-    /// Out at a leader.
-    out: BTreeMap<Token, (NodeId, Write)>,
-    /// The last sequence number taken from each (sender, boot), in `seen_term`.
+    attempts: u64,
+    /// Out at a leader, by the number of the attempt.
+    out: BTreeMap<u64, (NodeId, Write)>,
+    /// The last sequence number taken from each (sender, boot), in the term in which this node led
+    /// last, `seen_term`.
     seen: BTreeMap<(NodeId, u64), u64>,
     seen_term: Term,
 }
 
 impl Forwarding {
     pub(crate) fn new(boot: u64) -> Self {
-        Self { boot, sequence: 0, out: BTreeMap::new(), seen: BTreeMap::new(), seen_term: 0 }
+        Self { boot, sequence: 0, attempts: 0, out: BTreeMap::new(), seen: BTreeMap::new(), seen_term: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -74,28 +77,31 @@ impl Forwarding {
         term: Term,
         codec: u16,
         timeout: Duration,
-        writes: &[(Token, &Write)],
+        writes: &[Write],
     ) -> Forward {
         self.sequence += 1;
-        let writes = writes
-            .iter()
+        let writes = (self.attempts + 1..)
+            .zip(writes)
             .map(|(token, write)| ForwardWrite {
-                token: *token,
+                token,
                 commands: write.commands.as_slice().to_vec(),
             })
             .collect();
         Forward { term, boot: self.boot, sequence: self.sequence, timeout, codec, writes }
     }
 
-    /// Remembers a write that was handed to the lane of `leader`.
-    pub(crate) fn sent(&mut self, leader: NodeId, token: Token, write: Write) {
-        self.out.insert(token, (leader, write));
+    /// The last message was handed to the lane of `leader`: its writes are out.
+    pub(crate) fn sent(&mut self, leader: NodeId, writes: Vec<Write>) {
+        for write in writes {
+            self.attempts += 1;
+            self.out.insert(self.attempts, (leader, write));
+        }
     }
 
-    /// Takes the write that `from` has answered.
-    pub(crate) fn answered(&mut self, from: NodeId, token: Token) -> Option<Write> {
-        match self.out.get(&token) {
-            Some((leader, _)) if *leader == from => self.out.remove(&token).map(|(_, w)| w),
+    /// Takes the write of an attempt that `from` has answered.
+    pub(crate) fn answered(&mut self, from: NodeId, attempt: u64) -> Option<Write> {
+        match self.out.get(&attempt) {
+            Some((leader, _)) if *leader == from => self.out.remove(&attempt).map(|(_, w)| w),
             _ => None,
         }
     }
@@ -123,7 +129,8 @@ impl Forwarding {
         }
     }
 
-    /// Whether a message from (`from`, `boot`) is new in `term`; each is taken once.
+    /// Whether a message from (`from`, `boot`) is new in `term`, in which this node leads; each is
+    /// taken once.
     pub(crate) fn is_new(&mut self, term: Term, from: NodeId, boot: u64, sequence: u64) -> bool {
         if term != self.seen_term {
             self.seen_term = term;
@@ -153,6 +160,25 @@ pub(crate) fn outcome_of(error: &WriteError) -> ForwardOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_of_an_answer_says_nothing_about_the_next_attempt() {
+        let mut f = Forwarding::new(7);
+        let write = Write {
+            who: Who::Local(9),
+            commands: Commands::One(Bytes::new()),
+            deadline: Instant::ORIGIN,
+            cost: 0,
+        };
+        let first = f.message(3, 0, Duration::ZERO, std::slice::from_ref(&write)).writes[0].token;
+        f.sent(2, vec![write]);
+        assert!(f.answered(1, first).is_none(), "only the leader it went to answers");
+        let write = f.answered(2, first).unwrap();
+        let second = f.message(4, 0, Duration::ZERO, std::slice::from_ref(&write)).writes[0].token;
+        f.sent(2, vec![write]);
+        assert!(f.answered(2, first).is_none());
+        assert!(f.answered(2, second).is_some());
+    }
 
     #[test]
     fn a_copy_of_a_message_is_not_taken_twice() {

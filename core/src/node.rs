@@ -393,19 +393,20 @@ impl Node {
                 bytes += write.commands.bytes() + 1;
                 // Only callers of this node are passed on: one hop.
                 match write.who {
-                    Who::Local(token) => group.push((token, write)),
+                    Who::Local(_) => group.push(write),
                     Who::Remote { .. } => {
                         self.reject(write, WriteError::NotLeader { leader: Some(leader) });
                     }
                 }
             }
-            let parts: Vec<(Token, &Write)> = group.iter().map(|(t, w)| (*t, w)).collect();
-            let message = self.state.forwarding.message(term, codec, timeout, &parts);
-            let queued = self.lanes(leader).send_clients(Message::Forward(message));
-            for (token, write) in group {
-                if queued {
-                    self.state.forwarding.sent(leader, token, write);
-                } else {
+            if group.is_empty() {
+                continue;
+            }
+            let message = self.state.forwarding.message(term, codec, timeout, &group);
+            if self.lanes(leader).send_clients(Message::Forward(message)) {
+                self.state.forwarding.sent(leader, group);
+            } else {
+                for write in group {
                     self.reject(write, WriteError::Overloaded);
                 }
             }
@@ -487,7 +488,9 @@ impl Node {
     fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
         let who = |token| Who::Remote { node: from, boot: m.boot, token };
         let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
-        if !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
+        // Only the leader of that very term takes it, and who has led a term never leads it again:
+        // what is turned down once stays turned down.
+        if leads && !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
             return;
         }
         let deadline = now + m.timeout.min(self.config.write_timeout);
@@ -536,10 +539,11 @@ impl Node {
         }
         for ForwardAnswer { token, outcome } in m.answers {
             let Some(write) = self.state.forwarding.answered(from, token) else { continue };
+            let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
             let error = match outcome {
                 ForwardOutcome::Applied(responses) => {
                     self.release(write.cost);
-                    self.application.complete_forwarded(token, responses);
+                    self.application.complete_forwarded(caller, responses);
                     continue;
                 }
                 ForwardOutcome::NotLeader(_) => {
