@@ -4,9 +4,8 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_network::tcp::TcpOptions;
@@ -16,13 +15,27 @@ use support::{Host, PATIENCE, eventually, hello, note, parcel, peer};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
-async fn start(host: &Arc<Host>, address: &str, options: TcpOptions) -> TcpTransport {
-    let transport = TcpTransport::bind(address, options).await.unwrap();
-    transport.start(host.clone());
-    transport
+/// A transport with the host that it does not keep alive.
+struct Node {
+    transport: TcpTransport,
+    _host: Arc<Host>,
 }
 
-async fn start_any(host: &Arc<Host>) -> TcpTransport {
+impl std::ops::Deref for Node {
+    type Target = TcpTransport;
+
+    fn deref(&self) -> &TcpTransport {
+        &self.transport
+    }
+}
+
+async fn start(host: &Arc<Host>, address: &str, options: TcpOptions) -> Node {
+    let transport = TcpTransport::bind(address, options).await.unwrap();
+    transport.start(host.clone());
+    Node { transport, _host: host.clone() }
+}
+
+async fn start_any(host: &Arc<Host>) -> Node {
     start(host, "127.0.0.1:0", TcpOptions::default()).await
 }
 
@@ -249,7 +262,7 @@ async fn shutdown_ends_a_send_that_waits() {
         let one = one.clone();
         async move { one.send(&to, Lane::Control, vec![note(1, 2, 0)]).await }
     });
-    let (_connection, _) = mute.accept().await.unwrap();
+    let (_connection, _) = timeout(PATIENCE, mute.accept()).await.unwrap().unwrap();
     one.shutdown().await;
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("shut down"), "{error}");
@@ -290,6 +303,9 @@ async fn dropping_the_transport_or_its_host_closes_everything() {
     drop(host);
     raw.try_say(&frame_of(&note(1, 2, 0))).await;
     raw.closed().await;
+    let orphan = again.send(&peer(1, "127.0.0.1:1"), Lane::Control, vec![note(2, 1, 0)]).await;
+    let error = orphan.unwrap_err().to_string();
+    assert!(error.contains("host of this node is gone"), "{error}");
 }
 
 #[tokio::test]
@@ -356,91 +372,4 @@ async fn a_panic_of_the_host_ends_one_connection() {
     assert_eq!(lucky.frame().await, [0; 0]);
     Raw::admitted(two.local_addr(), 1, 2, Lane::Control).await;
     two.shutdown().await;
-}
-
-/// Counts what is logged at `warn` and above, by text.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<BTreeMap<String, usize>>>);
-
-impl Log {
-    fn count(&self, text: &str) -> usize {
-        self.0.lock().unwrap().get(text).copied().unwrap_or(0)
-    }
-}
-
-struct Text(Option<String>);
-
-impl tracing::field::Visit for Text {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.0 = Some(format!("{value:?}"));
-        }
-    }
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN && metadata.target().starts_with("quorate")
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut text = Text(None);
-        event.record(&mut text);
-        *self.0.lock().unwrap().entry(text.0.unwrap_or_default()).or_default() += 1;
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-#[tokio::test]
-async fn a_peer_that_goes_and_returns_is_logged_once_each() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
-    let mut options = TcpOptions::default();
-    options.backoff_max = Duration::from_millis(20);
-    options.probe_interval = Duration::from_millis(5);
-    let one = start(&Host::new(1), "127.0.0.1:0", options).await;
-    let mut address = "127.0.0.1:0".to_owned();
-    for life in 0..3 {
-        let host = Host::new(2);
-        let two = start(&host, &address, TcpOptions::default()).await;
-        address = two.local_addr().to_string();
-        talk(&one, 2, &address, || {
-            host.count() > 0 && log.count("peer can be reached again") == life
-        })
-        .await;
-        two.shutdown().await;
-        let mut sends = 0;
-        talk(&one, 2, &address, || {
-            sends += 1;
-            sends > 30 && log.count("peer is gone") == life + 1
-        })
-        .await;
-    }
-    assert_eq!(log.count("peer is gone"), 3);
-    assert_eq!(log.count("peer can be reached again"), 2);
-}
-
-#[tokio::test]
-async fn whoever_is_refused_again_and_again_is_logged_once() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
-    let host = Host::strict(2, |_| Err(Refusal("no".into())));
-    let two = start_any(&host).await;
-    for _ in 0..5 {
-        let one = start_any(&Host::new(1)).await;
-        let to = peer(2, two.local_addr());
-        one.send(&to, Lane::Control, vec![note(1, 2, 0)]).await.unwrap_err();
-    }
-    assert_eq!(log.count("refused a connection"), 1);
 }

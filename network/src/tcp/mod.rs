@@ -194,8 +194,10 @@ impl RaftNetwork for TcpTransport {
         }
         let cannot =
             |cause: &str| NetworkError::Unreachable { peer: to.id, cause: AnyError::error(cause) };
-        let inbound =
-            self.shared.inbound().ok_or_else(|| cannot("this transport is not started"))?;
+        let Some(inbound) = self.shared.inbound.get() else {
+            return Err(cannot("this transport is not started"));
+        };
+        let inbound = inbound.upgrade().ok_or_else(|| cannot("the host of this node is gone"))?;
         let is_shut_down = || cannot("this transport is shut down");
         let link = self.shared.link(to.id, &*inbound).ok_or_else(is_shut_down)?;
         select! {
