@@ -1,13 +1,13 @@
 //! Elections: paper §5.2 and §5.4.1, with pre-vote, check-quorum and leader stickiness (thesis §9.6
 //! and §6.4.1).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::EntryBlock;
 use crate::engine::{Engine, FIRST, PLAUSIBLE};
 use crate::io::{Fatal, Outputs};
 use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAnswer};
-use crate::quorum::is_quorum;
+use crate::quorum::{is_quorum, is_quorum_and_one};
 use crate::replication::Leader;
 use crate::types::{HardState, Instant, NodeId, Term};
 
@@ -19,10 +19,10 @@ pub(crate) enum Role {
     PreCandidate {
         granted: BTreeSet<NodeId>,
     },
-    /// Has `granted` votes in this term; its own is among them once it is durable, and nobody is
-    /// asked before.
+    /// Has `granted` votes in this term, each with the incarnation that gave it; its own is among
+    /// them once it is durable, and nobody is asked before.
     Candidate {
-        granted: BTreeSet<NodeId>,
+        granted: BTreeMap<NodeId, u64>,
     },
     Leader(Leader),
 }
@@ -143,7 +143,7 @@ impl Engine {
         });
         self.votes.grant = None;
         self.following.begin_term(&self.log);
-        self.role = Role::Candidate { granted: BTreeSet::new() };
+        self.role = Role::Candidate { granted: BTreeMap::new() };
         self.reset_election(now);
     }
 
@@ -153,7 +153,7 @@ impl Engine {
             return;
         }
         let Role::Candidate { granted } = &mut self.role else { return };
-        if !granted.insert(self.config.id) {
+        if granted.insert(self.config.id, self.config.incarnation).is_some() {
             return;
         }
         for to in self.other_voters() {
@@ -163,16 +163,41 @@ impl Engine {
     }
 
     fn count_votes(&mut self, now: Instant, out: &mut Outputs) {
-        let membership = self.log.membership().expect("a candidate has a configuration");
-        match &self.role {
-            Role::PreCandidate { granted } if is_quorum(membership, |id| granted.contains(&id)) => {
-                self.stand(now);
+        match &mut self.role {
+            Role::PreCandidate { granted } => {
+                let granted = std::mem::take(granted);
+                if self.would_win(|id| granted.contains(&id)) {
+                    self.stand(now);
+                } else {
+                    self.role = Role::PreCandidate { granted };
+                }
             }
-            Role::Candidate { granted } if is_quorum(membership, |id| granted.contains(&id)) => {
-                self.lead(now, out);
+            Role::Candidate { granted } => {
+                let granted = std::mem::take(granted);
+                if self.would_win(|id| granted.contains_key(&id)) {
+                    self.lead(now, granted, out);
+                } else {
+                    self.role = Role::Candidate { granted };
+                }
             }
             _ => {}
         }
+    }
+
+    /// Whether these votes elect.
+    ///
+    /// A majority does (paper §5.2) if the membership ties each of its voters to a data directory.
+    /// A voter that is not tied to one yet may be a disk that was wiped and has forgotten what it
+    /// acknowledged or whom it voted for, and nobody could tell; so with such votes among them it
+    /// takes one more than a majority (all, of two or three), which meets every majority in two
+    /// voters, one of them not wiped. A new group needs that once: its first leader ties those who
+    /// elected it to their directories before it takes a command.
+    fn would_win(&self, voted: impl Fn(NodeId) -> bool) -> bool {
+        let membership = self.log.membership().expect("a candidate has a configuration");
+        let tied = |id| membership.member(id).is_some_and(|m| m.incarnation != 0);
+        is_quorum(membership, |id| voted(id) && tied(id))
+            || is_quorum_and_one(membership, &voted)
+            || (self.config.incarnation == 0 && is_quorum(membership, voted))
     }
 
     /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has
@@ -212,11 +237,8 @@ impl Engine {
                 self.set_hard_state(HardState { term: m.term, voted_for: Some(from) });
             }
             self.reset_election(now);
-            let seq = self.writes.newest_seq();
-            self.votes.grant = Some((from, seq, m.term));
-            if self.hard_state_is_durable() {
-                self.votes.pay(seq, out);
-            }
+            self.votes.grant = Some((from, self.writes.hard_seq, m.term));
+            self.votes.pay(self.writes.durable_seq, out);
             return;
         }
         let term = if granted { m.term } else { self.hard.term };
@@ -228,6 +250,7 @@ impl Engine {
         &mut self,
         now: Instant,
         from: NodeId,
+        incarnation: u64,
         m: &RequestVoteAnswer,
         out: &mut Outputs,
     ) {
@@ -239,7 +262,7 @@ impl Engine {
                 granted.insert(from);
             }
             Role::Candidate { granted } if !m.pre && m.term == self.hard.term => {
-                granted.insert(from);
+                granted.entry(from).or_insert(incarnation);
             }
             _ => return,
         }

@@ -54,9 +54,9 @@ pub struct Engine {
 pub(crate) struct Writes {
     in_flight: VecDeque<InFlight>,
     last_seq: u64,
-    durable_seq: u64,
+    pub(crate) durable_seq: u64,
     /// The write with the newest hard state.
-    hard_seq: u64,
+    pub(crate) hard_seq: u64,
     staged_hard: bool,
     staged_overwrites: Option<Index>,
     staged_blocks: Vec<EntryBlock>,
@@ -325,7 +325,7 @@ impl Engine {
         }
         match message {
             Message::RequestVote(m) => self.on_request_vote(now, from, &m, out),
-            Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, &m, out),
+            Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, incarnation, &m, out),
             Message::Heartbeat(m) => self.on_heartbeat(now, from, &m, out),
             Message::HeartbeatAnswer(m) => self.on_heartbeat_answer(now, from, &m, out),
             Message::AppendEntries(m) => self.on_append(now, from, m, out),

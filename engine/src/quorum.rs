@@ -17,6 +17,15 @@ pub fn is_quorum(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool 
         .all(|set| set.iter().filter(|id| yes(**id)).count() >= majority(set.len()))
 }
 
+/// Whether those for whom `yes` holds are more than a quorum, so that any one of them may be left
+/// out: one voter more than a majority of each set, or all of a set of at most two.
+pub fn is_quorum_and_one(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
+    membership.voter_sets().all(|set| {
+        let count = set.iter().filter(|id| yes(**id)).count();
+        count >= set.len().min(majority(set.len()) + 1)
+    })
+}
+
 /// The largest value that a quorum has reached, each voter having reached `value(id)`.
 ///
 /// Of log indexes it is the commit index, of rounds the confirmed round, of times the moment up to
@@ -73,6 +82,21 @@ mod tests {
             for a in &quorums {
                 assert!(quorums.iter().all(|b| a & b != 0));
             }
+        }
+    }
+
+    /// Of up to 7 voters: more than a quorum meets every quorum in two voters, if it has two.
+    #[test]
+    fn a_quorum_and_one_exhaustively() {
+        for n in 1..=7u64 {
+            let m = membership(&(1..=n).collect::<Vec<_>>(), &[]);
+            let voted = |bits: u64| move |id: u64| bits >> (id - 1) & 1 == 1;
+            for more in (0..1u64 << n).filter(|bits| is_quorum_and_one(&m, voted(*bits))) {
+                for quorum in (0..1u64 << n).filter(|bits| is_quorum(&m, voted(*bits))) {
+                    assert!((more & quorum).count_ones() >= 2.min(n as u32), "{more:b} {quorum:b}");
+                }
+            }
+            assert!(is_quorum_and_one(&m, |_| true));
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A leader fixes the read index, sends a round of heartbeats, and waits until a quorum has
 //! answered that round or a later one; all reads that arrive meanwhile share the next round. A
-//! follower asks its leader, for all its waiting readers at once. Each time it asks it uses a fresh
-//! context: an answer to an earlier question says nothing about readers that came later.
+//! follower asks its leader, for all its waiting readers at once, and asks again when the answer is
+//! overdue. Each question has a context of its own: an answer serves the readers that were waiting
+//! when its question was asked, and says nothing about those that came later.
 
 use std::collections::VecDeque;
 
@@ -30,7 +31,7 @@ pub(crate) struct Reads {
 struct Local {
     token: u64,
     deadline: Instant,
-    /// The question that covers this read, if it was asked.
+    /// The first question asked since this read came: its answer and every later one covers it.
     asked: Option<u64>,
 }
 
@@ -60,7 +61,8 @@ impl Reads {
     /// Contexts count from `origin`, another number each start: an answer meant for an earlier
     /// life of this node must not fit a question of this one.
     pub(crate) fn new(origin: u64) -> Self {
-        Self { local: Vec::new(), asked_at: None, context: origin }
+        // Half of the numbers, so that counting on never comes around.
+        Self { local: Vec::new(), asked_at: None, context: origin / 2 }
     }
 
     /// Takes back the local readers of a leader that steps down.
@@ -193,10 +195,10 @@ impl Engine {
         if self.reads.local.is_empty() {
             return;
         }
-        self.reads.context = self.reads.context.wrapping_add(1);
+        self.reads.context += 1;
         let context = self.reads.context;
         for read in &mut self.reads.local {
-            read.asked = Some(context);
+            read.asked.get_or_insert(context);
         }
         self.reads.asked_at = Some(now);
         let term = self.hard.term;
@@ -225,24 +227,28 @@ impl Engine {
         m: &ReadIndexAnswer,
         out: &mut Outputs,
     ) {
-        // No answer, and an answer to an earlier question, wait for the next time to ask.
+        // An answer that says nothing waits for the next time to ask. One to a question never asked
+        // is of an earlier life of this node.
         let Some(index) = m.index else { return };
-        if m.context != self.reads.context || self.reads.asked_at.is_none() {
+        if m.context > self.reads.context {
             return;
         }
-        self.reads.asked_at = None;
         if self.leader == Some(from) && m.term == self.hard.term {
             // The index is committed, so this node may apply what it has verified of it.
             self.commit_as_follower(index, out);
         }
         self.reads.local.retain(|read| {
-            let served = read.asked == Some(m.context);
+            let served = read.asked.is_some_and(|first| first <= m.context);
             if served {
                 out.push(Output::ReadReady { token: read.token, index });
             }
             !served
         });
-        self.ask(now, out);
+        if m.context == self.reads.context {
+            // Nothing is out any more: ask for those who came meanwhile.
+            self.reads.asked_at = None;
+            self.ask(now, out);
+        }
     }
 
     // ---- deadlines ----

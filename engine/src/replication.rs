@@ -87,8 +87,14 @@ impl Following {
 // ---- the leader's end ----
 
 impl Engine {
-    /// Begins to lead the current term: a no-op first (paper §8), then sessions with everyone.
-    pub(crate) fn lead(&mut self, now: Instant, out: &mut Outputs) {
+    /// Begins to lead the current term: a no-op first (paper §8), then, before any command, the
+    /// incarnations of those who elected it, then sessions with everyone.
+    pub(crate) fn lead(
+        &mut self,
+        now: Instant,
+        electors: BTreeMap<NodeId, u64>,
+        out: &mut Outputs,
+    ) {
         let me = self.config.id;
         let after = self.log.last();
         let noop = LogId::new(self.hard.term, after.index + 1);
@@ -125,12 +131,13 @@ impl Engine {
             reads: LeaderReads::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
-            heard: BTreeMap::from([(me, self.config.incarnation)]),
+            heard: electors,
         });
         self.stage(EntryBlock::noop(noop));
         for id in followers {
             self.begin_session(now, id, after, out);
         }
+        self.record_incarnations(out);
         self.broadcast(now, out);
         self.lead_local_reads(now, out);
     }
@@ -294,23 +301,28 @@ impl Engine {
         out: &mut Outputs,
     ) {
         let last = self.log.last().index;
-        let Some(p) = self.progress_of(from, m.term, m.session) else { return };
-        if m.matched > m.accepted || m.accepted > last {
+        let current = m.term == self.hard.term;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let sent_at = leader.sent_at(m.round);
+        let Some(p) = leader.progress.get_mut(&from).filter(|_| current) else { return };
+        let same_session = p.session == m.session;
+        if same_session && (m.matched > m.accepted || m.accepted > last) {
             notice(from, Notice::Violation("more acknowledged than there is"), out);
             return;
         }
         let newest = m.round > p.acked_round;
         if newest {
-            let Role::Leader(leader) = &mut self.role else { return };
-            // An answer to a round that was never sent, or so old that it is forgotten.
-            let Some(sent_at) = leader.sent_at(m.round) else { return };
-            let p = leader.progress.get_mut(&from).expect("looked up above");
+            // Of a round that was never sent, or so long ago that it is forgotten: not heard.
+            let Some(sent_at) = sent_at else { return };
+            // That it follows is true of the term, whatever became of the session meanwhile.
             p.acked_round = m.round;
             p.heard_at = sent_at;
         }
-        self.on_matched(now, from, m.matched, out);
-        if newest {
-            self.check_stream(now, from, m.accepted, out);
+        if same_session {
+            self.on_matched(now, from, m.matched, out);
+            if newest {
+                self.check_stream(now, from, m.accepted, out);
+            }
         }
         self.confirm_reads(now, out);
     }
@@ -427,15 +439,11 @@ impl Engine {
     }
 
     /// Writes the incarnations heard into the membership, so that another disk under a known id is
-    /// recognized for ever. Voters stay the same, so no joint phase is needed; one change at a time
-    /// all the same, and none before the term's no-op is committed.
+    /// recognized for ever. Voters stay the same, so it is always allowed: every quorum before is
+    /// one after.
     fn record_incarnations(&mut self, out: &mut Outputs) {
         let Role::Leader(leader) = &mut self.role else { return };
-        let Some((id, membership)) = self.log.configurations().last() else { return };
-        let committed = self.log.committed();
-        if committed < leader.term_start || committed < id.index {
-            return;
-        }
+        let Some((_, membership)) = self.log.configurations().last() else { return };
         let mut next = membership.clone();
         for (id, incarnation) in &leader.heard {
             if next.member(*id).is_some_and(|m| m.incarnation == 0) {
@@ -554,7 +562,9 @@ impl Engine {
             }
         }
         self.following.accepted = self.following.accepted.max(accepted);
-        self.following.owed = Some((from, m.session));
+        // The newest session is owed: an append of an earlier one that was overtaken is part of it.
+        let session = self.following.owed.map_or(m.session, |(_, owed)| owed.max(m.session));
+        self.following.owed = Some((from, session));
         self.commit_as_follower(m.commit, out);
         if self.log.persisted() >= self.accepted() {
             self.acknowledge(out);
