@@ -400,6 +400,17 @@ fn inspection_shows_the_log_and_changes_nothing() {
     assert!(inspection.segments[0].reason.contains("DAMAGED"), "{}", inspection.segments[0].reason);
 }
 
+/// A log of version 1, as it was written when version 1 was made: it is read for ever, and while
+/// version 1 is current these are the very bytes.
+#[test]
+fn version_1_is_read_and_written_as_it_was() {
+    let fixture = include_bytes!("fixtures/wal-v1/0000000000000001.log").to_vec();
+    let image = Image::from([("0000000000000001.log".to_string(), fixture.clone())]);
+    let (found, _) = state(&FakeDisk::from_image(image, 1)).unwrap();
+    assert_eq!(&found, states(&short_history()).last().unwrap());
+    assert!(only_segment(&disk_of(&short_history(), true)).1 == fixture, "other bytes");
+}
+
 /// An empty disk is a blank store, and says nothing else.
 #[test]
 fn an_empty_directory_is_blank() {
