@@ -63,7 +63,7 @@ pub use quorate_storage::Json;
 pub use quorate_storage::Postcard;
 pub use quorate_storage::{
     Blocking, BlockingReader, BlockingStorage, Codec, Committed, Failure, LogReader, MemoryDisk,
-    MemoryStorage, RaftStorage, Raw, StateMachine,
+    MemoryStorage, RaftStorage, Raw, StateMachine, StorageError,
 };
 pub use raft::{Builder, Raft};
 
