@@ -68,6 +68,11 @@ impl Disk {
         lost
     }
 
+    /// An empty disk takes this one's place.
+    pub(crate) fn wipe(&mut self) {
+        *self = Self::default();
+    }
+
     /// Changes what is durable behind everyone's back: for planted bugs.
     pub(crate) fn tamper(&mut self, change: impl FnOnce(&mut Image)) {
         change(&mut self.durable);

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use quorate_engine::NodeId;
 
 use crate::network::Weather;
+use crate::node::Node;
 use crate::sabotage::Sabotage;
 use crate::world::{Event, Failure, World};
 
@@ -18,11 +19,12 @@ impl World {
         let delay = self.rng.between(1, 2_000 * self.plan.fault_every_us);
         self.schedule(delay, Event::Fault);
         let kinds = self.plan.faults;
-        match self.rng.below(4) {
+        match self.rng.below(5) {
             0 if kinds.crash => self.crash_one(),
             1 if kinds.cut => self.cut_something(),
             2 if kinds.pause => self.pause_one(),
             3 if kinds.disk => self.hurt_a_disk(),
+            4 if kinds.wipe && self.rng.chance(200) => self.wipe_one(),
             _ => {}
         }
     }
@@ -35,6 +37,24 @@ impl World {
         self.crash(node);
         let life = self.nodes.get(node).life;
         let down_ms = self.rng.pick(&[1, 50, 400, 3_000]);
+        self.schedule(down_ms * 1_000_000, Event::Restart { node, life });
+    }
+
+    /// A disk is lost; the node comes back under its id with an empty one.
+    fn wipe_one(&mut self) {
+        let node = self.any_node();
+        if self.nodes.iter().any(|n| n.wiped) || self.nodes.get(node).engine.is_none() {
+            return;
+        }
+        self.crash(node);
+        self.say(node, format_args!("loses its disk"));
+        let incarnation = self.rng.number() | 1;
+        let lost = self.nodes.get_mut(node);
+        lost.disk.wipe();
+        lost.incarnation = incarnation;
+        lost.wiped = true;
+        let life = lost.life;
+        let down_ms = self.rng.pick(&[1, 300, 2_000]);
         self.schedule(down_ms * 1_000_000, Event::Restart { node, life });
     }
 
@@ -154,7 +174,8 @@ impl World {
             };
             if let Some(leader) = self.agreed_leader() {
                 command = Some(self.propose(leader, 1));
-                reads = all.iter().map(|id| self.read(*id, 10_000)).collect();
+                let members: Vec<_> = self.members().map(|n| n.id).collect();
+                reads = members.into_iter().map(|id| self.read(id, 10_000)).collect();
             }
             let slice = (self.time + bound / 4).min(end);
             if self.run_until(slice, |w| done(w, &command, &reads))? {
@@ -181,7 +202,7 @@ impl World {
             .collect();
         self.stuck(&format!(
             "write acknowledged: {acknowledged}, reads served: {served} of {}; {state:?}",
-            all.len()
+            reads.len()
         ))
     }
 
@@ -190,9 +211,14 @@ impl World {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
+    /// Those who have to come back to work: all but a node whose disk was lost and that is refused.
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.stopped.is_none())
+    }
+
     /// The leader, if every node knows the same.
     fn agreed_leader(&self) -> Option<NodeId> {
-        let mut nodes = self.nodes.iter().filter_map(|n| n.engine.as_ref());
+        let mut nodes = self.members().filter_map(|n| n.engine.as_ref());
         let first = nodes.next()?;
         let (leader, term) = (first.leader()?, first.term());
         let agreed = nodes.all(|e| e.leader() == Some(leader) && e.term() == term);
@@ -201,9 +227,8 @@ impl World {
 
     /// Whether every node has committed and applied the same, all of its log.
     fn is_converged(&self) -> bool {
-        let mut nodes = self.nodes.iter();
-        let Some(last) = nodes.next().map(|n| n.log.last()) else { return true };
-        self.nodes.iter().all(|n| {
+        let Some(last) = self.members().next().map(|n| n.log.last()) else { return true };
+        self.members().all(|n| {
             let committed = n.engine.as_ref().map_or(0, |e| e.log().committed());
             n.log.last() == last && committed == last.index && n.applied == last.index
         })

@@ -39,6 +39,8 @@ pub struct Node {
     pub id: NodeId,
     /// The identity of its data directory.
     pub incarnation: u64,
+    /// Whether its first disk was replaced by an empty one.
+    pub wiped: bool,
     /// The engine; `None` while it is down.
     pub engine: Option<Engine>,
     /// The log in memory, with every write already in it: what replication streams read.
@@ -73,6 +75,7 @@ impl Node {
         Self {
             id,
             incarnation,
+            wiped: false,
             engine: None,
             log: LogImage::default(),
             disk: Disk::default(),

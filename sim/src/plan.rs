@@ -54,6 +54,9 @@ pub struct FaultSet {
     pub pause: bool,
     /// Slow disks and hung syncs.
     pub disk: bool,
+    /// One disk, once, is replaced by an empty one: more than Raft promises to survive, survived
+    /// where data directories have an identity and there are three nodes or more.
+    pub wipe: bool,
 }
 
 impl Plan {
@@ -63,6 +66,7 @@ impl Plan {
         let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7, 9]);
         let fast = rng.chance(500);
         let (heartbeat, min, max) = if fast { (50, 150, 300) } else { (100, 500, 1000) };
+        let incarnations = rng.chance(750);
         let skewed = rng.chance(400);
         let clocks = (0..nodes)
             .map(|_| Clock {
@@ -95,13 +99,14 @@ impl Plan {
             },
             max_uncommitted_bytes: rng.pick(&[1_000, 20_000, 64 << 20]),
             sync_us: rng.pick(&[(20, 100), (500, 5_000), (1_000, 40_000), (5_000, 150_000)]),
-            incarnations: rng.chance(750),
+            incarnations,
             fault_every_us: rng.pick(&[40_000, 200_000, 800_000]),
             faults: FaultSet {
                 crash: rng.chance(700),
                 cut: rng.chance(700),
                 pause: rng.chance(300),
                 disk: rng.chance(400),
+                wipe: incarnations && nodes >= 3 && rng.chance(300),
             },
             request_every_us: rng.pick(&[2_000, 10_000, 40_000]),
             duration: Duration::from_millis(if fast { 6_000 } else { 15_000 }),

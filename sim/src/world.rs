@@ -551,14 +551,17 @@ impl World {
             Output::ReadFailed { token } => self.clients.read_answered(token, false),
             Output::Configured { .. } | Output::Changed { .. } => {}
             Output::Noticed { peer, what } => {
-                // Every peer here is correct: to accuse one is a bug.
-                if !matches!(what, Notice::Stranger | Notice::RefusesUs) {
+                // Every peer here is correct, unless its disk was lost: to accuse one is a bug.
+                let identity = matches!(what, Notice::Stranger | Notice::RefusesUs);
+                if !identity && !self.nodes.get(peer).wiped {
                     self.fail("no correct peer is accused", format!("{id} of {peer}: {what}"));
                 }
             }
             Output::Fatal(fatal) => {
                 self.nodes.get_mut(id).stopped = Some(fatal.to_string());
-                self.fail("no correct node stops", format!("{id}: {fatal}"));
+                if !self.nodes.get(id).wiped {
+                    self.fail("no correct node stops", format!("{id}: {fatal}"));
+                }
             }
         }
     }

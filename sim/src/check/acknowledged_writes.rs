@@ -31,11 +31,12 @@ impl Check for AcknowledgedWrites {
                 let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
                 let has = |node| {
                     let log = &nodes.get(node).disk.durable().log;
-                    log.block_at(*index).is_some_and(|block| {
-                        block.kind() == EntryKind::Command
-                            && block.entries().nth((*index - block.first()) as usize).as_ref()
-                                == Some(payload)
-                    })
+                    nodes.get(node).wiped
+                        || log.block_at(*index).is_some_and(|block| {
+                            block.kind() == EntryKind::Command
+                                && block.entries().nth((*index - block.first()) as usize).as_ref()
+                                    == Some(payload)
+                        })
                 };
                 if !membership.is_some_and(|m| quorum::is_quorum(m, has)) {
                     return Err(format!("{index} acknowledged, not on a quorum's disks"));

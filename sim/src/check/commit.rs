@@ -20,7 +20,11 @@ pub(crate) struct Commit {
 impl Commit {
     fn still_durable(&self, nodes: &Nodes) -> Result<(), String> {
         let Some((id, membership)) = &self.newest else { return Ok(()) };
-        let has = |node| nodes.get(node).disk.durable().log.contains(*id);
+        // Who lost its disk may have had it.
+        let has = |id_of| {
+            let node = nodes.get(id_of);
+            node.wiped || node.disk.durable().log.contains(*id)
+        };
         if quorum::is_quorum(membership, has) {
             return Ok(());
         }

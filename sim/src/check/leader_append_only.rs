@@ -32,7 +32,7 @@ mod tests {
     #[test]
     fn a_leader_that_overwrites_is_seen() {
         let mut plan = Plan::from_seed(1);
-        plan.faults = FaultSet { crash: false, cut: false, pause: false, disk: false };
+        plan.faults = FaultSet { crash: false, cut: false, pause: false, disk: false, wipe: false };
         let mut world = World::new(1, plan);
         world.run().unwrap();
         let leader = world.nodes().iter().find(|n| n.leads()).unwrap().id;

@@ -61,6 +61,9 @@ impl Check for Positions {
             let disk = &image.log;
             // A later leader may have replaced what this one, not yet aware of it, had there.
             let followed = image.hard.term <= engine.term();
+            if nodes.get(follower).wiped {
+                continue;
+            }
             if followed && disk.term_at(matched) != node.log.term_at(matched) {
                 return Err(format!(
                     "leader {} counts {follower} as having {matched}, its disk ends at {}",

@@ -7,29 +7,34 @@ use quorate_engine::{HardState, Message, NodeId, Term};
 
 use super::{Check, Fact, Nodes};
 
+/// A node and its disk: with another disk it is another voter.
+type Voter = (NodeId, u64);
+
 /// Every vote that was ever sent, and the newest hard state that each disk ever had.
 #[derive(Debug, Default)]
 pub(crate) struct Votes {
-    sent: BTreeMap<(NodeId, Term), NodeId>,
-    durable: BTreeMap<NodeId, HardState>,
+    sent: BTreeMap<(Voter, Term), NodeId>,
+    durable: BTreeMap<Voter, HardState>,
 }
 
 impl Votes {
     fn vote(
         &mut self,
-        node: NodeId,
+        node: Voter,
         term: Term,
         choice: NodeId,
         hard: HardState,
     ) -> Result<(), String> {
         let first = *self.sent.entry((node, term)).or_insert(choice);
         if first != choice {
-            return Err(format!("node {node} votes for {first} and for {choice} in term {term}"));
+            return Err(format!("node {node:?} votes for {first} and for {choice} in term {term}"));
         }
         // A later term on the disk forbids another vote in this one as well.
         let bound = hard.term > term || hard == HardState { term, voted_for: Some(choice) };
         if !bound {
-            return Err(format!("node {node} votes for {choice} in term {term}, its disk: {hard}"));
+            return Err(format!(
+                "node {node:?} votes for {choice} in term {term}, its disk: {hard}"
+            ));
         }
         Ok(())
     }
@@ -44,17 +49,21 @@ impl Check for Votes {
         match fact {
             Fact::Sent { node, to, message } => {
                 let hard = nodes.get(*node).disk.durable().hard;
+                let voter = (*node, nodes.get(*node).incarnation);
                 match message {
-                    Message::RequestVote(m) if !m.pre => self.vote(*node, m.term, *node, hard),
+                    Message::RequestVote(m) if !m.pre => self.vote(voter, m.term, *node, hard),
                     Message::RequestVoteAnswer(m) if m.granted && !m.pre => {
-                        self.vote(*node, m.term, *to, hard)
+                        self.vote(voter, m.term, *to, hard)
                     }
                     _ => Ok(()),
                 }
             }
             Fact::Synced { node } | Fact::Crashed { node } | Fact::Started { node } => {
                 let hard = nodes.get(*node).disk.durable().hard;
-                let before = self.durable.insert(*node, hard).unwrap_or_default();
+                let before = self
+                    .durable
+                    .insert((*node, nodes.get(*node).incarnation), hard)
+                    .unwrap_or_default();
                 let kept = hard.term > before.term
                     || (hard.term == before.term
                         && (before.voted_for.is_none() || before.voted_for == hard.voted_for));
