@@ -1,0 +1,125 @@
+//! `kv serve`: one node in the foreground.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+
+use clap::Args;
+use kv::error::Exit;
+use kv::node::{self, Settings};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+/// The largest that `--max-value` may be: it travels in one piece, and beside others.
+const MAX_VALUE_BYTES: u64 = 16 << 20;
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// This node's id, one of --peers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    id: u64,
+    /// Where it keeps its log; created if it does not exist
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where it listens for the other nodes
+    #[arg(long, value_name = "ADDR")]
+    raft: String,
+    /// Where it listens for clients
+    #[arg(long, value_name = "ADDR")]
+    http: String,
+    /// The first members, each with the address the others find it at: 1=ADDR,2=ADDR,3=ADDR
+    #[arg(long, value_name = "ID=ADDR,..", value_parser = peers)]
+    peers: BTreeMap<u64, String>,
+    /// Begin the cluster with --peers; on one node, repeating it is harmless
+    ///
+    /// A blank node without it waits to be contacted.
+    #[arg(long)]
+    bootstrap: bool,
+    /// The cluster's name; nodes of another name are refused
+    #[arg(long, value_name = "NAME", default_value = "kv")]
+    cluster: String,
+    /// The largest value
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 1 << 20,
+        value_parser = clap::value_parser!(u64).range(1..=MAX_VALUE_BYTES)
+    )]
+    max_value: u64,
+    /// Stop also when standard input ends, for parents that must not leave a node behind
+    #[arg(long)]
+    stop_with_stdin: bool,
+}
+
+fn peers(text: &str) -> Result<BTreeMap<u64, String>, String> {
+    let mut peers = BTreeMap::new();
+    for peer in text.split(',') {
+        let wrong = || format!("{peer:?} is not ID=ADDR; write 1=127.0.0.1:7001,2=..");
+        let (id, address) = peer.split_once('=').ok_or_else(wrong)?;
+        let id = id.trim().parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?;
+        if address.is_empty() || peers.insert(id, address.to_owned()).is_some() {
+            return Err(wrong());
+        }
+    }
+    Ok(peers)
+}
+
+pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
+    log_to_stderr();
+    let settings = Settings {
+        id: args.id,
+        data: args.data,
+        raft: args.raft,
+        http: args.http,
+        peers: args.peers,
+        bootstrap: args.bootstrap,
+        cluster: args.cluster,
+        max_value_bytes: args.max_value as usize,
+    };
+    let id = settings.id;
+    let stdin_ended = watch_stdin(args.stop_with_stdin);
+    let stop = async {
+        tokio::select! { biased;
+            Ok(()) = super::asked_to_stop() => {}
+            Ok(()) = stdin_ended => {}
+            else => std::future::pending().await,
+        }
+    };
+    node::run(settings, stop, |http, raft| {
+        let line = format!("node {id} serves http://{http}, raft on {raft}\n");
+        let mut out = std::io::stdout().lock();
+        // Whoever started it may not read what it says.
+        drop(out.write_all(line.as_bytes()).and_then(|()| out.flush()));
+    })
+    .await
+}
+
+/// Completes when standard input ends; fails if it was not asked to watch. On a thread of its own,
+/// which a read that never returns does not keep the process from ending.
+fn watch_stdin(watch: bool) -> oneshot::Receiver<()> {
+    let (ended, wait) = oneshot::channel();
+    if watch {
+        std::thread::spawn(move || {
+            let mut rest = [0; 64];
+            while matches!(std::io::stdin().read(&mut rest), Ok(1..)) {}
+            // The node may have stopped by itself.
+            ended.send(()).ok();
+        });
+    }
+    wait
+}
+
+/// Transitions and warnings; more with `QUORATE_LOG` or `RUST_LOG`, like `quorate=debug`.
+fn log_to_stderr() {
+    let filter = ["QUORATE_LOG", "RUST_LOG"]
+        .iter()
+        .find_map(|name| EnvFilter::try_from_env(name).ok())
+        .unwrap_or_else(|| EnvFilter::new("info"));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+}

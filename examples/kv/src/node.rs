@@ -1,0 +1,165 @@
+//! One running node: the Raft node, its HTTP server, and how both end.
+//!
+//! Everything that can be wrong with the surroundings is found before the node says a word to
+//! anyone: first the HTTP port, then directory, log and raft port, then the first members.
+//! Once it runs, a node that has to stop (a disk failed, say) keeps its server, so that `/status`
+//! tells why; the process then ends with code 1.
+
+use std::collections::BTreeMap;
+use std::future::{Future, IntoFuture as _};
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use quorate::{Config, Event, InitializeError, Raft, StartError};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::error::Exit;
+use crate::server::App;
+use crate::store::Store;
+
+/// For how long requests that are being served may go on after the signal to stop: as long as
+/// writes and reads may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What a value's command has besides the value: the key, the variant and two lengths.
+const COMMAND_BYTES: usize = 1024;
+
+/// Where a node keeps, finds and shows things.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's id; one of `peers`.
+    pub id: u64,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// Where it listens for the others.
+    pub raft: String,
+    /// Where it listens for clients.
+    pub http: String,
+    /// The first members and where they find each other.
+    pub peers: BTreeMap<u64, String>,
+    /// Whether to begin the cluster with them.
+    pub bootstrap: bool,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The largest value, in bytes.
+    pub max_value_bytes: usize,
+}
+
+/// Runs a node until `stop` completes, then stops it cleanly. `ready` is told the addresses of the
+/// client port and the raft port once both are served.
+///
+/// # Errors
+/// If it can't start, or had to stop by itself at any time.
+pub async fn run(
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(&str, &str),
+) -> Result<(), Exit> {
+    let Settings { id, peers, .. } = &settings;
+    let advertise = peers.get(id).cloned().ok_or_else(|| {
+        Exit::unusable(format!("--peers has no node {id}; name every member, this one too"))
+    })?;
+    let listener = listen(&settings.http).await?;
+    let http = listener.local_addr().map_err(|e| Exit::unusable(format!("--http: {e}")))?;
+
+    let mut config = Config::default();
+    config.max_command_bytes =
+        config.max_command_bytes.max(2 * settings.max_value_bytes + COMMAND_BYTES);
+    let raft = Raft::builder(*id, Store::default())
+        .data_dir(&settings.data)
+        .listen(&settings.raft)
+        .advertise(advertise)
+        .cluster(&settings.cluster)
+        .config(config.clone())
+        .start()
+        .await
+        .map_err(|error| refused(&settings, &error))?;
+    // Before anything can happen to it.
+    let events = raft.events();
+    if settings.bootstrap {
+        if let Err(error) = raft.initialize(peers.clone()).await {
+            raft.shutdown().await;
+            return Err(not_begun(&settings, &error, raft.metrics().fatal));
+        }
+    }
+
+    ready(&http.to_string(), &settings.raft);
+    let router = App::new(raft.clone(), settings.max_value_bytes, &config).router();
+    let (stopping, drained) = oneshot::channel();
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without TCP_NODELAY");
+        }
+    });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        stop.await;
+        // Nobody waits for it if the server has failed.
+        stopping.send(()).ok();
+    });
+    let overtime = async {
+        match drained.await {
+            Ok(()) => tokio::time::sleep(DRAIN_TIMEOUT).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let served = tokio::select! { biased;
+        () = report_the_end(events) => unreachable!("the reporter goes on"),
+        served = server.into_future() => served,
+        () = pin!(overtime) => Ok(()),
+    };
+    raft.shutdown().await;
+    if let Some(fatal) = raft.metrics().fatal {
+        return Err(Exit::failed(format!("node {id} had to stop: {fatal}")));
+    }
+    served.map_err(|error| Exit::failed(format!("the HTTP server failed: {error}; start again")))
+}
+
+async fn listen(address: &str) -> Result<TcpListener, Exit> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => "stop what uses it or choose another --http address",
+            _ => "give --http an address of this machine, like 127.0.0.1:8001",
+        };
+        Exit::unusable(format!("can't listen for clients on {address}: {error}; {advice}"))
+    })
+}
+
+fn refused(settings: &Settings, error: &StartError) -> Exit {
+    match error {
+        // What the directory holds is at fault, not the way it was named.
+        StartError::Storage(quorate::StorageError::Corrupt(_)) | StartError::Engine(_) => {
+            Exit::failed(format!("{}: {error}", settings.data.display()))
+        }
+        StartError::Listen(_) => Exit::unusable(format!(
+            "{error}; stop what uses {} or choose another --raft address",
+            settings.raft
+        )),
+        _ => Exit::unusable(format!("{}: {error}", settings.data.display())),
+    }
+}
+
+fn not_begun(settings: &Settings, error: &InitializeError, fatal: Option<String>) -> Exit {
+    let data = settings.data.display();
+    match (error, fatal) {
+        (_, Some(fatal)) => Exit::failed(format!("node {} had to stop: {fatal}", settings.id)),
+        (InitializeError::OtherCluster, None) => Exit::failed(format!(
+            "{error}; start without --bootstrap, with the --peers and --cluster it began with, or \
+             with another --data than {data}"
+        )),
+        (error, None) => Exit::failed(format!("{error}; check --peers and {data}")),
+    }
+}
+
+/// Says on stderr when the node stops by itself. Never ends.
+async fn report_the_end(mut events: quorate::Events) {
+    while let Some(event) = events.next().await {
+        if let Event::Stopped { fatal: Some(fatal) } = event {
+            eprintln!("error: the node had to stop: {fatal}; /status keeps telling, restart it");
+        }
+    }
+    std::future::pending().await
+}

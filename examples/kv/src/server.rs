@@ -1,0 +1,393 @@
+//! The HTTP side: routes, limits, and the words in which errors are told.
+//!
+//! Every error is `{"error":WORD,"message":TEXT}`, and each word has one status, so a script can
+//! look at either. The one distinction that matters to a client is whether a write may have
+//! happened: only `unknown_outcome` says so, and nothing else is ever answered in that case.
+//! A method that a path does not have is `bad_request` too: 405 would be a tenth word.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use quorate::{Config, Raft, ReadError, WriteError};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::key;
+use crate::store::{self, Command, Store};
+
+/// What is read of a body that is too large, so that a client that sends before it listens still
+/// hears why; then the connection is closed.
+const DRAIN_BYTES: usize = 16 << 20;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct App {
+    /// The node.
+    pub raft: Raft<Store>,
+    /// The largest value.
+    pub max_value_bytes: usize,
+    /// For how long a write that was certainly not done is tried again.
+    pub write_timeout: Duration,
+}
+
+impl App {
+    /// The routes of a node that runs with `config`.
+    pub fn new(raft: Raft<Store>, max_value_bytes: usize, config: &Config) -> Self {
+        Self { raft, max_value_bytes, write_timeout: config.write_timeout }
+    }
+
+    /// All routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/kv/{key}", get(get_value).put(put_value).delete(delete_value))
+            .route("/kv/{key}/cas", post(compare_and_swap))
+            .route("/status", get(status))
+            .route("/health", get(health))
+            .fallback(no_such_route)
+            .method_not_allowed_fallback(no_such_method)
+            .with_state(self)
+    }
+
+    /// Proposes a command until it is done, may have been done, or its time is up.
+    async fn write(&self, command: Command) -> Result<store::Response, ApiError> {
+        let start = Instant::now();
+        loop {
+            match self.raft.write(command.clone()).await {
+                Err(WriteError::Overwritten) if start.elapsed() < self.write_timeout => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+/// What is not 200: a word, its status, and a text.
+#[derive(Debug)]
+pub struct ApiError {
+    word: Word,
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    BadRequest,
+    NotFound,
+    NotText,
+    TooLarge,
+    NotLeader,
+    Overloaded,
+    UnknownOutcome,
+    Timeout,
+}
+
+impl Word {
+    fn status(self) -> StatusCode {
+        match self {
+            Word::BadRequest => StatusCode::BAD_REQUEST,
+            Word::NotFound => StatusCode::NOT_FOUND,
+            Word::NotText => StatusCode::CONFLICT,
+            Word::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Word::NotLeader => StatusCode::MISDIRECTED_REQUEST,
+            Word::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Word::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
+            Word::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+impl ApiError {
+    fn new(word: Word, message: impl Into<String>) -> Self {
+        Self { word, message: message.into() }
+    }
+
+    fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Word::BadRequest, message)
+    }
+
+    fn value_too_large(limit: usize) -> Self {
+        let message = format!("the value has more than {limit} bytes; nothing was done");
+        Self::new(Word::TooLarge, message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            error: Word,
+            message: String,
+        }
+        json(self.word.status(), &Body { error: self.word, message: self.message })
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        let word = match &error {
+            WriteError::NotLeader { .. } => Word::NotLeader,
+            WriteError::Overloaded => Word::Overloaded,
+            WriteError::TooLarge { .. } => Word::TooLarge,
+            WriteError::Refused(_) => Word::BadRequest,
+            error if error.may_have_happened() => Word::UnknownOutcome,
+            // Timeout, Overwritten, Stopped.
+            _ => Word::Timeout,
+        };
+        Self::new(word, error.to_string())
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        let word = match error {
+            ReadError::Overloaded => Word::Overloaded,
+            _ => Word::Timeout,
+        };
+        Self::new(word, error.to_string())
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("plain structures with string keys become JSON");
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The key in the path. Taken from the path as it was sent: `%2F` is part of the key, `/` is not.
+struct Key(String);
+
+impl<S: Sync> FromRequestParts<S> for Key {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let segment = parts.uri.path().split('/').nth(2).unwrap_or_default();
+        key::decode(segment).map(Key).map_err(ApiError::bad_request)
+    }
+}
+
+async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Response, ApiError> {
+    let look = {
+        let key = key.clone();
+        move |store: &Store| store.get(&key)
+    };
+    let value = if is_stale_read(&uri)? {
+        app.raft.read_stale(look).await?
+    } else {
+        app.raft.read(look).await?
+    };
+    match value {
+        Some(value) => {
+            Ok(([(header::CONTENT_TYPE, "application/octet-stream")], value).into_response())
+        }
+        None => Err(ApiError::new(Word::NotFound, format!("there is no key {key:?}"))),
+    }
+}
+
+fn is_stale_read(uri: &Uri) -> Result<bool, ApiError> {
+    let mut stale = false;
+    for pair in uri.query().unwrap_or_default().split('&') {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("read", "stale") => stale = true,
+            ("read", other) => {
+                let message = format!(
+                    "read={other} is not a way to read; leave it out, or say read=stale for what \
+                     this node has"
+                );
+                return Err(ApiError::bad_request(message));
+            }
+            _ => {}
+        }
+    }
+    Ok(stale)
+}
+
+async fn put_value(
+    State(app): State<App>,
+    Key(key): Key,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let limit = app.max_value_bytes;
+    let value = read_body(body, limit).await?.ok_or_else(|| ApiError::value_too_large(limit))?;
+    #[derive(Serialize)]
+    struct Done {
+        index: u64,
+    }
+    match app.write(Command::Put { key, value }).await? {
+        store::Response::Put { index } => Ok(json(StatusCode::OK, &Done { index })),
+        other => Err(mismatch(&other)),
+    }
+}
+
+async fn delete_value(State(app): State<App>, Key(key): Key) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Done {
+        deleted: bool,
+    }
+    match app.write(Command::Delete { key }).await? {
+        store::Response::Delete { deleted } => Ok(json(StatusCode::OK, &Done { deleted })),
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// Both fields must be there: an `expect` that was forgotten must not mean "if there is none".
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CasBody {
+    #[serde(deserialize_with = "Option::deserialize")]
+    expect: Option<String>,
+    value: String,
+}
+
+async fn compare_and_swap(
+    State(app): State<App>,
+    Key(key): Key,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let limit = app.max_value_bytes;
+    // Two values, of which JSON may need six bytes for one.
+    let body = read_body(body, 12 * limit + 4096).await?;
+    let body = body.ok_or_else(|| ApiError::value_too_large(limit))?;
+    let CasBody { expect, value } = serde_json::from_slice(&body).map_err(|error| {
+        let form = r#"{"expect": string or null, "value": string}"#;
+        ApiError::bad_request(format!("the body is not {form}: {error}"))
+    })?;
+    if value.len() > limit || expect.as_ref().is_some_and(|expect| expect.len() > limit) {
+        return Err(ApiError::value_too_large(limit));
+    }
+    #[derive(Serialize)]
+    struct Done {
+        swapped: bool,
+        current: Option<String>,
+    }
+    match app.write(Command::Cas { key, expect, value }).await? {
+        store::Response::Cas { swapped, current } => {
+            Ok(json(StatusCode::OK, &Done { swapped, current }))
+        }
+        store::Response::NotText => {
+            let message = "the stored value is not UTF-8, so no string equals it; nothing was done";
+            Err(ApiError::new(Word::NotText, message))
+        }
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// Another version of the program answered another thing; the command itself was done.
+fn mismatch(response: &store::Response) -> ApiError {
+    let message = format!("the write was done, but its response does not fit it: {response:?}");
+    ApiError::new(Word::UnknownOutcome, message)
+}
+
+/// The whole body; `None` if it is longer than `limit`.
+async fn read_body(mut body: Body, limit: usize) -> Result<Option<Bytes>, ApiError> {
+    let read = async {
+        let mut bytes = BytesMut::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::bad_request(format!("the body broke off: {error}; nothing was done"))
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length > limit + DRAIN_BYTES {
+                break;
+            }
+            if length <= limit {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok((length <= limit).then(|| bytes.freeze()))
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+        let message = "the body did not arrive in time; nothing was done";
+        Err(ApiError::new(Word::Timeout, message))
+    })
+}
+
+async fn status(State(app): State<App>) -> Response {
+    #[derive(Serialize)]
+    struct Status {
+        id: u64,
+        role: &'static str,
+        term: u64,
+        leader: Option<u64>,
+        last: u64,
+        committed: u64,
+        applied: u64,
+        persisted: u64,
+        members: Members,
+        matched: BTreeMap<u64, u64>,
+        fatal: Option<String>,
+    }
+    #[derive(Default, Serialize)]
+    struct Members {
+        voters: BTreeSet<u64>,
+        learners: BTreeSet<u64>,
+        addresses: BTreeMap<u64, String>,
+    }
+    let metrics = app.raft.metrics();
+    let members = metrics.membership.as_ref().map(|membership| Members {
+        voters: membership.voters().clone(),
+        learners: membership.learners().clone(),
+        addresses: membership
+            .members()
+            .iter()
+            .map(|(id, member)| (*id, member.address.clone()))
+            .collect(),
+    });
+    let status = Status {
+        id: metrics.id,
+        role: metrics.role.as_str(),
+        term: metrics.term,
+        leader: metrics.leader,
+        last: metrics.last,
+        committed: metrics.committed,
+        applied: metrics.applied,
+        persisted: metrics.persisted,
+        members: members.unwrap_or_default(),
+        matched: metrics.matched,
+        fatal: metrics.fatal,
+    };
+    json(StatusCode::OK, &status)
+}
+
+async fn health(State(app): State<App>) -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        healthy: bool,
+    }
+    let healthy = app.raft.metrics().healthy;
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &Health { healthy })
+}
+
+async fn no_such_route(uri: Uri) -> ApiError {
+    let path = uri.path();
+    if path == "/kv" || path.starts_with("/kv/") {
+        let message = "a key is one path segment and not empty; write / in a key as %2F";
+        return ApiError::bad_request(message);
+    }
+    let message = format!(
+        "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status and /health"
+    );
+    ApiError::new(Word::NotFound, message)
+}
+
+async fn no_such_method(uri: Uri) -> ApiError {
+    let path = uri.path();
+    let methods = match path.split('/').collect::<Vec<_>>()[..] {
+        [_, "kv", _] => "GET, PUT or DELETE",
+        [_, "kv", _, "cas"] => "POST",
+        _ => "GET",
+    };
+    ApiError::bad_request(format!("{path} takes {methods}"))
+}
