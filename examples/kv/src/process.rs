@@ -96,6 +96,11 @@ impl NodeProcess {
         &self.command
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, if it still runs.
     ///
     /// # Errors
@@ -117,6 +122,11 @@ impl NodeProcess {
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
+    }
+
+    /// Closes the pipe to its standard input, as the end of its parent would.
+    pub fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// How it ended, if it has.
