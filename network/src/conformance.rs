@@ -35,6 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quorate_engine::message::AppendEntries;
 use quorate_engine::{Batch, EntryBlock, LogId, Message as Raft, NodeId};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::message::{
@@ -60,8 +61,8 @@ pub trait Fixture: Send + Sync {
 
 /// Runs every check of the suite, one after the other.
 ///
-/// Needs a multi-threaded tokio runtime with time enabled, and at least two worker threads: one
-/// check has a receiver that stands still.
+/// Needs a multi-threaded tokio runtime with time enabled: one check has a receiver that stands
+/// still. Ids from 10 to 99 are used, each check with its own.
 ///
 /// # Panics
 /// When the network breaks a promise, with the name of the check.
@@ -130,11 +131,16 @@ impl Inbound for Recorder {
     }
 
     fn receive(&self, messages: Vec<Envelope>) {
-        if messages.iter().any(|m| session(m) == session_of(Lane::Entries)) {
-            let mut closed = lock(&self.gate);
-            while *closed {
-                closed = self.opened.wait(closed).unwrap_or_else(PoisonError::into_inner);
-            }
+        let is_entries = |m| session(m) == session_of(Lane::Entries);
+        if messages.iter().any(is_entries) && *lock(&self.gate) {
+            // Not one of the runtime's own threads: it would keep others' tasks from running, and
+            // what is checked is the network.
+            block_in_place(|| {
+                let mut closed = lock(&self.gate);
+                while *closed {
+                    closed = self.opened.wait(closed).unwrap_or_else(PoisonError::into_inner);
+                }
+            });
         }
         lock(&self.arrived).extend(messages);
     }
@@ -340,10 +346,28 @@ async fn join_all(futures: Vec<impl Future<Output = ()>>) {
     .await;
 }
 
+/// Keeps entries standing still until it is dropped; also when a check fails meanwhile, or the
+/// runtime could never end.
+struct Gate<'a>(&'a Recorder);
+
+impl<'a> Gate<'a> {
+    fn close(recorder: &'a Recorder) -> Self {
+        *lock(&recorder.gate) = true;
+        Self(recorder)
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.gate) = false;
+        self.0.opened.notify_all();
+    }
+}
+
 async fn a_lane_does_not_wait_for_another<F: Fixture>(fixture: &F) {
     const CHECK: &str = "a lane does not wait for another";
     let [a, b] = nodes(fixture, 60).await;
-    *lock(&b.recorder.gate) = true;
+    let gate = Gate::close(&b.recorder);
     let stuck = tokio::spawn({
         let (network, to) = (a.network.clone(), b.peer.clone());
         let entries = message(a.id, b.id, Lane::Entries, 1, vec![block(1, 1 << 20)]);
@@ -359,9 +383,7 @@ async fn a_lane_does_not_wait_for_another<F: Fixture>(fixture: &F) {
         }
     })
     .await;
-    // Let the thread go before anything can fail, or the runtime could never end.
-    *lock(&b.recorder.gate) = false;
-    b.recorder.opened.notify_all();
+    drop(gate);
     assert!(came_through.is_ok(), "{CHECK}: entries that stand still hold up the other lanes");
     let sent = stuck.await.expect("the task does not panic");
     assert!(sent.is_ok(), "{CHECK}: {sent:?}");

@@ -1,4 +1,20 @@
 //! The network of Quorate: one trait with one method, a wire format, and two implementations.
+//!
+//! | to do what | begin at |
+//! |---|---|
+//! | run nodes in one process, and cut the network between them | [`InProcess`] |
+//! | run nodes on machines | [`TcpTransport`] |
+//! | carry messages over something else | [`RaftNetwork`], [`Inbound`], [`Envelope::to_bytes`] |
+//! | check such a network | [`conformance`] |
+//!
+//! Raft asks little of a network: messages may be lost, late or doubled, and must not be altered.
+//! So everything here goes one way. An answer is a message like any other, and no request waits for
+//! one. What a network of ours adds is about the operator: a wrong address, another cluster, a
+//! wiped disk or a newer release is found when a connection opens, and the reason is in the log of
+//! both sides.
+//!
+//! Nothing here decides anything about the protocol, and nothing queues: a full receiver drops, a
+//! slow one makes `send` wait, and both are the business of the node.
 
 pub mod conformance;
 mod in_process;
