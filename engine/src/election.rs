@@ -190,14 +190,16 @@ impl Engine {
     /// A voter that is not tied to one yet may be a disk that was wiped and has forgotten what it
     /// acknowledged or whom it voted for, and nobody could tell; so with such votes among them it
     /// takes one more than a majority (all, of two or three), which meets every majority in two
-    /// voters, one of them not wiped. A new group needs that once: its first leader ties those who
-    /// elected it to their directories before it takes a command.
+    /// voters, one of them not wiped. The node that begins the group, and only until it restarts,
+    /// needs no more than a majority: that there is nothing to forget yet is what its operator says
+    /// by initializing it. The first leader ties those who elected it to their directories before
+    /// it takes a command.
     fn would_win(&self, voted: impl Fn(NodeId) -> bool) -> bool {
         let membership = self.log.membership().expect("a candidate has a configuration");
         let tied = |id| membership.member(id).is_some_and(|m| m.incarnation != 0);
         is_quorum(membership, |id| voted(id) && tied(id))
             || is_quorum_and_one(membership, &voted)
-            || (self.config.incarnation == 0 && is_quorum(membership, voted))
+            || ((self.founder || self.config.incarnation == 0) && is_quorum(membership, voted))
     }
 
     /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has

@@ -46,6 +46,8 @@ pub struct Engine {
     /// What was last reported by `Output::Changed` and `Output::Configured`.
     reported: (RoleKind, Term, Option<NodeId>),
     reported_configuration: LogId,
+    /// Whether this node began the group, in this life.
+    pub(crate) founder: bool,
     stopped: bool,
 }
 
@@ -128,6 +130,7 @@ impl Engine {
             writes: Writes::default(),
             reported: (RoleKind::Follower, hard.term, None),
             reported_configuration: LogId::ZERO,
+            founder: false,
             stopped: false,
             log,
             config,
@@ -386,6 +389,7 @@ impl Engine {
             out.push(Output::Declined(Decline::AlreadyInitialized));
             return;
         }
+        self.founder = true;
         self.stage(EntryBlock::configuration(FIRST, membership));
         if self.is_voter() {
             self.campaign(now, out);

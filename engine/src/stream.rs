@@ -119,8 +119,12 @@ impl Stream {
             assert_eq!(first.first(), self.cursor.index + 1, "a hole in the stream");
             let bytes = append.blocks.iter().map(|b| b.bytes().len()).sum();
             self.cursor = append.last();
-            self.in_flight.push_back((self.cursor.index, bytes));
-            self.in_flight_bytes += bytes;
+            // What the follower is known to have already, from an earlier session, takes no room:
+            // its acknowledgement came before, and no other is going to free the room again.
+            if self.cursor.index > target.matched {
+                self.in_flight.push_back((self.cursor.index, bytes));
+                self.in_flight_bytes += bytes;
+            }
         }
         append
     }
@@ -176,6 +180,18 @@ mod tests {
         s.aim(target(2, 8, 5, false));
         assert_eq!(s.want().unwrap().after, LogId::new(1, 4), "a new session begins again");
         s.aim(target(0, 0, 0, false));
+        assert_eq!(s.want(), None);
+    }
+
+    /// A session that repeats what an earlier one brought must not fill its window with it.
+    #[test]
+    fn what_is_acknowledged_already_takes_no_room() {
+        let mut s = Stream::new(StreamLimits { append_bytes: 100, window_bytes: 100 });
+        s.aim(target(1, 8, 7, true));
+        for index in 5..=8 {
+            assert_eq!(s.want().map(|w| w.after.index), Some(index - 1));
+            s.send(vec![block(index, 100)]);
+        }
         assert_eq!(s.want(), None);
     }
 

@@ -24,7 +24,7 @@ impl World {
             1 if kinds.cut => self.cut_something(),
             2 if kinds.pause => self.pause_one(),
             3 if kinds.disk => self.hurt_a_disk(),
-            4 if kinds.wipe && self.rng.chance(200) => self.wipe_one(),
+            4 if kinds.wipe && self.rng.chance(500) => self.wipe_one(),
             _ => {}
         }
     }
@@ -54,6 +54,7 @@ impl World {
         lost.incarnation = incarnation;
         lost.wiped = true;
         let life = lost.life;
+        self.statistics.wipes += 1;
         let down_ms = self.rng.pick(&[1, 300, 2_000]);
         self.schedule(down_ms * 1_000_000, Event::Restart { node, life });
     }
@@ -146,7 +147,8 @@ impl World {
         for id in &all {
             self.nodes.get_mut(*id).disk_factor = 1;
             self.nodes.get_mut(*id).hung_until = 0;
-            if self.nodes.get(*id).engine.is_none() {
+            let node = self.nodes.get(*id);
+            if node.engine.is_none() && node.stopped.is_none() {
                 self.start(*id);
             }
             self.resume(*id);

@@ -193,6 +193,10 @@ pub struct Statistics {
     pub crashes: u64,
     /// Writes to disks that a crash lost.
     pub lost_writes: u64,
+    /// Disks lost for good.
+    pub wipes: u64,
+    /// Nodes that the others refused for it.
+    pub refused: u64,
 }
 
 /// A cluster and everything around it.
@@ -401,6 +405,7 @@ impl World {
             Event::Fault => self.on_fault(),
             Event::Restart { node, life } => {
                 let down = self.nodes.get(node).engine.is_none();
+                let down = down && self.nodes.get(node).stopped.is_none();
                 if down && self.nodes.get(node).life == life {
                     self.start(node);
                 }
@@ -431,6 +436,10 @@ impl World {
         let now = node.clock.local(self.time);
         if let Err(e) = node.start(config, now) {
             node.stopped = Some(e.to_string());
+            if node.wiped {
+                self.statistics.refused += 1;
+                return;
+            }
             self.fail("a node can start from what its disk kept", format!("node {id}: {e}"));
             return;
         }
@@ -559,6 +568,7 @@ impl World {
             }
             Output::Fatal(fatal) => {
                 self.nodes.get_mut(id).stopped = Some(fatal.to_string());
+                self.statistics.refused += 1;
                 if !self.nodes.get(id).wiped {
                     self.fail("no correct node stops", format!("{id}: {fatal}"));
                 }

@@ -44,6 +44,8 @@ fn sweep(seeds: std::ops::Range<u64>) -> Statistics {
                 total.reads += s.reads;
                 total.crashes += s.crashes;
                 total.lost_writes += s.lost_writes;
+                total.wipes += s.wipes;
+                total.refused += s.refused;
             }
             // Once more, for the lines before the failure.
             Err(first) => match run(seed, TraceMode::Tail(60)) {
@@ -74,9 +76,9 @@ fn replay() {
 /// A few hundred fixed worlds, of every size and every kind of trouble.
 #[test]
 fn fixed_seeds_keep_every_promise() {
-    let total = sweep(0..400);
+    let total = sweep(0..300);
     // A simulation in which nothing happens would pass as well.
-    assert!(total.elections > 800, "{total:?}");
+    assert!(total.elections > 600, "{total:?}");
     assert!(total.acknowledged > 100_000 && total.reads > 50_000, "{total:?}");
     assert!(total.overwritten > 1_000 && total.lost_writes > 500, "{total:?}");
 }
