@@ -149,6 +149,11 @@ impl<S: StateMachine> ApplyWorker<S> {
             if self.applied.index < through {
                 let blocks = self.fetch(through).await?;
                 self.apply(blocks).await?;
+                if self.applied.index < through {
+                    // A backlog of batches that never wait must not keep a runtime of one thread
+                    // from the node.
+                    tokio::task::yield_now().await;
+                }
             } else {
                 self.inbox.bell.notified().await;
             }
@@ -233,6 +238,9 @@ impl<S: StateMachine> ApplyWorker<S> {
         {
             let mut pending = self.pending.lock();
             let mut responses = ids.into_iter().zip(responses).peekable();
+            if let Some(open) = &mut self.open {
+                open.who = pending.open.take().map(|(who, _)| who);
+            }
             for block in blocks {
                 let last = block.last();
                 if block.kind() != EntryKind::Command {
@@ -250,7 +258,9 @@ impl<S: StateMachine> ApplyWorker<S> {
                             continue;
                         }
                         // Another leader's entries stand inside the run: part of it is done.
-                        answers.add(open.who, Reply::Failed(WriteError::Unknown));
+                        if let Some(who) = open.who {
+                            answers.add(who, Reply::Failed(WriteError::Unknown));
+                        }
                     }
                     let Some(origin) = pending.at(id, &mut overwritten) else { continue };
                     let Some(who) = origin.who else { continue };
@@ -259,10 +269,14 @@ impl<S: StateMachine> ApplyWorker<S> {
                     } else {
                         let next = LogId::new(id.term, id.index + 1);
                         let responses = vec![response];
-                        let open = OpenRun { who, next, count: origin.count, responses };
+                        let (count, deadline) = (origin.count, origin.deadline);
+                        let open = OpenRun { who: Some(who), deadline, next, count, responses };
                         self.open = answers.add_if_complete(open);
                     }
                 }
+            }
+            if let Some(open) = &self.open {
+                pending.open = open.who.map(|who| (who, open.deadline));
             }
         }
         for who in overwritten {
@@ -276,7 +290,9 @@ impl<S: StateMachine> ApplyWorker<S> {
 
 /// A caller's run of commands of which some are applied; it may span batches.
 pub(crate) struct OpenRun<R> {
-    who: Who,
+    /// Between batches in [`Pending`], where the deadline may take it.
+    who: Option<Who>,
+    deadline: Instant,
     next: LogId,
     count: u32,
     responses: Vec<R>,
@@ -302,7 +318,9 @@ impl<S: StateMachine> Answers<S> {
         if run.responses.len() < run.count as usize {
             return Some(run);
         }
-        self.add(run.who, Reply::Many(run.responses));
+        if let Some(who) = run.who {
+            self.add(who, Reply::Many(run.responses));
+        }
         None
     }
 

@@ -4,6 +4,7 @@
 //! worker, which has the typed response, answers it. The node carries tokens and bytes only, so it
 //! has no type parameter and is compiled once.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyerror::AnyError;
@@ -28,6 +29,34 @@ pub(crate) enum Caller<S: StateMachine> {
 }
 
 pub(crate) type ReadFn<S> = Box<dyn FnOnce(Result<&S, ReadError>) + Send>;
+
+/// Callers that may wait at a time, writers and readers; more are `Overloaded`.
+const MAX_CALLERS: usize = 1 << 20;
+
+/// Why a caller can't wait here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    Stopped,
+    Full,
+}
+
+impl From<NoPlace> for WriteError {
+    fn from(why: NoPlace) -> Self {
+        match why {
+            NoPlace::Stopped => WriteError::Stopped,
+            NoPlace::Full => WriteError::Overloaded,
+        }
+    }
+}
+
+impl From<NoPlace> for ReadError {
+    fn from(why: NoPlace) -> Self {
+        match why {
+            NoPlace::Stopped => ReadError::Stopped,
+            NoPlace::Full => ReadError::Overloaded,
+        }
+    }
+}
 
 /// All waiting callers of a group.
 pub(crate) struct Callers<S: StateMachine> {
@@ -73,11 +102,14 @@ impl<S: StateMachine> Callers<S> {
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Adds a caller; `None`, and the caller back, if the node has stopped.
-    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Token, Caller<S>> {
+    /// Adds a caller.
+    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Token, NoPlace> {
         let mut table = self.lock();
         if table.closed {
-            return Err(caller);
+            return Err(NoPlace::Stopped);
+        }
+        if table.slots.len() >= MAX_CALLERS {
+            return Err(NoPlace::Full);
         }
         table.generation = table.generation.wrapping_add(1);
         let generation = table.generation;
@@ -136,7 +168,10 @@ impl<S: StateMachine> Application for Callers<S> {
     }
 
     fn check(&self, codec: u16, command: &Bytes) -> Result<(), AnyError> {
-        <S::Codec as Codec<S::Command>>::decode(codec, command).map(drop)
+        let decode = || <S::Codec as Codec<S::Command>>::decode(codec, command).map(drop);
+        // The bytes are a peer's, the code is the user's; neither may take the node down.
+        let refuse = |_| Err(AnyError::error("the codec panicked"));
+        std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(refuse)
     }
 
     fn fail_writes(&self, failures: &mut Vec<(Token, WriteError)>) {

@@ -3,14 +3,21 @@
 //! A forwarded write is sent once. If the leader says that it certainly did not take it, it waits
 //! for a leader again, and what is sent then is another attempt with another number, so that a late
 //! copy of the first answer says nothing about the second. If nothing is heard, the outcome is
-//! unknown. On the receiving side each message counts once (sequence numbers, per sender and boot)
-//! and only in the term it was meant for, so that a copy that the network makes is never applied as
-//! a second write.
+//! unknown.
+//!
+//! On the receiving side each message counts once, for a "no" as for a "yes": the sender proposes a
+//! write that was turned down again, so a copy of a message that was taken must not be turned down
+//! later, when this node leads no more. Two rules make it so, whatever the network repeats, delays
+//! or reorders. A message is taken or turned down only if its number is higher than every number of
+//! its sender and boot before it, in whatever term. And only if its term began in this process's
+//! life: what an earlier life took is not known any more, so a copy of it is left without an
+//! answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_engine::block::ENTRY_OVERHEAD_BYTES;
 use quorate_engine::{Instant, NodeId, Term};
 use quorate_network::{Forward, ForwardOutcome, ForwardWrite};
 
@@ -42,9 +49,17 @@ impl Commands {
         }
     }
 
+    /// See [`run_bytes`].
     pub(crate) fn bytes(&self) -> usize {
-        self.as_slice().iter().map(Bytes::len).sum()
+        run_bytes(self.as_slice())
     }
+}
+
+/// What a caller's commands count against the limit: their bytes, and from the second on what an
+/// entry takes besides, so that a run of a million empty commands is not free.
+pub(crate) fn run_bytes(commands: &[Bytes]) -> usize {
+    let payload: usize = commands.iter().map(Bytes::len).sum();
+    payload + commands.len().saturating_sub(1) * ENTRY_OVERHEAD_BYTES
 }
 
 /// Both directions.
@@ -56,15 +71,22 @@ pub(crate) struct Forwarding {
     attempts: u64,
     /// Out at a leader, by the number of the attempt.
     out: BTreeMap<u64, (NodeId, Write)>,
-    /// The last sequence number taken from each (sender, boot), in the term in which this node led
-    /// last, `seen_term`.
-    seen: BTreeMap<(NodeId, u64), u64>,
-    seen_term: Term,
+    /// The last sequence number of each boot of each sender, the newest boots last.
+    seen: BTreeMap<NodeId, VecDeque<(u64, u64)>>,
+    /// The term at the start: messages of it or an earlier one may be copies of what was taken by
+    /// an earlier life.
+    born_in: Term,
 }
 
+/// Boots of one sender that are remembered. Connections end with the process that made them, so a
+/// copy from further back would have outlived as many restarts of its sender.
+const BOOTS: usize = 64;
+
 impl Forwarding {
-    pub(crate) fn new(boot: u64) -> Self {
-        Self { boot, sequence: 0, attempts: 0, out: BTreeMap::new(), seen: BTreeMap::new(), seen_term: 0 }
+    /// Of a process that starts in the term `born_in`.
+    pub(crate) fn new(boot: u64, born_in: Term) -> Self {
+        let (out, seen) = (BTreeMap::new(), BTreeMap::new());
+        Self { boot, sequence: 0, attempts: 0, out, seen, born_in }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -129,14 +151,21 @@ impl Forwarding {
         }
     }
 
-    /// Whether a message from (`from`, `boot`) is new in `term`, in which this node leads; each is
-    /// taken once.
+    /// Whether a message is the first of its number, so that it may be taken or turned down.
+    ///
+    /// `from` is a member: others are not listened to, so that there is an end to them.
     pub(crate) fn is_new(&mut self, term: Term, from: NodeId, boot: u64, sequence: u64) -> bool {
-        if term != self.seen_term {
-            self.seen_term = term;
-            self.seen.clear();
+        if term <= self.born_in {
+            return false;
         }
-        let last = self.seen.entry((from, boot)).or_insert(0);
+        let boots = self.seen.entry(from).or_default();
+        let Some((_, last)) = boots.iter_mut().find(|(of, _)| *of == boot) else {
+            boots.push_back((boot, sequence));
+            if boots.len() > BOOTS {
+                boots.pop_front();
+            }
+            return true;
+        };
         let new = sequence > *last;
         *last = (*last).max(sequence);
         new
@@ -163,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_copy_of_an_answer_says_nothing_about_the_next_attempt() {
-        let mut f = Forwarding::new(7);
+        let mut f = Forwarding::new(7, 0);
         let write = Write {
             who: Who::Local(9),
             commands: Commands::One(Bytes::new()),
@@ -182,12 +211,33 @@ mod tests {
 
     #[test]
     fn a_copy_of_a_message_is_not_taken_twice() {
-        let mut f = Forwarding::new(7);
+        let mut f = Forwarding::new(7, 0);
         assert!(f.is_new(3, 2, 70, 1));
         assert!(!f.is_new(3, 2, 70, 1));
         assert!(f.is_new(3, 2, 70, 3));
         assert!(!f.is_new(3, 2, 70, 2), "late is lost");
         assert!(f.is_new(3, 2, 71, 1), "another boot counts anew");
         assert!(!f.is_new(3, 2, 70, 3), "and does not make the old one new");
+    }
+
+    #[test]
+    fn a_message_of_another_term_does_not_make_a_copy_new() {
+        let mut f = Forwarding::new(7, 2);
+        assert!(f.is_new(5, 2, 70, 2));
+        assert!(!f.is_new(4, 2, 70, 1), "a late one of an earlier term");
+        assert!(!f.is_new(5, 2, 70, 2), "a copy of what was taken");
+        assert!(f.is_new(6, 2, 70, 3));
+        assert!(!f.is_new(5, 2, 70, 2), "a copy after the term has ended gets no refusal either");
+        assert!(!f.is_new(2, 2, 70, 4), "an earlier life may have taken this one");
+    }
+
+    #[test]
+    fn boots_are_remembered_up_to_a_bound() {
+        let mut f = Forwarding::new(7, 0);
+        for boot in 0..10 * BOOTS as u64 {
+            assert!(f.is_new(1, 2, boot, 1));
+            assert!(!f.is_new(1, 2, boot, 1));
+        }
+        assert_eq!(f.seen[&2].len(), BOOTS);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use anyerror::AnyError;
 use async_trait::async_trait;
@@ -280,12 +281,24 @@ impl Host {
     /// down one by one before, with [`Raft::shutdown`].
     pub async fn shutdown(&self) {
         let storage = std::mem::replace(&mut *self.inner.storage(), Storage::PerGroup);
-        // The last handle of a log flushes it, which takes a sync.
-        drop(tokio::task::spawn_blocking(move || drop(storage)).await);
+        close_storage(storage, &*self.inner.env).await;
         #[cfg(feature = "tcp")]
         if let Some(transport) = &self.inner.transport {
             transport.shutdown().await;
         }
+    }
+}
+
+/// How long a shutdown waits for a state machine or a disk that hangs. What still hangs then is
+/// left behind: it holds its resources, and nobody else.
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Drops a storage. The last handle of a log flushes and closes it, which takes a sync.
+pub(crate) async fn close_storage(storage: impl Send + 'static, env: &dyn Env) {
+    let closing = tokio::task::spawn_blocking(move || drop(storage));
+    tokio::select! { biased;
+        _ = closing => {}
+        () = env.sleep(STOP_PATIENCE) => tracing::warn!("a log that hangs was not closed"),
     }
 }
 
@@ -330,6 +343,12 @@ impl HostInner {
             #[cfg(feature = "wal")]
             Storage::Wal(wal) => Ok(Box::new(wal.group(group))),
         }
+    }
+
+    /// Before anything of the group is opened; [`HostInner::add_group`] decides.
+    pub(crate) fn refuse_known(&self, group: GroupId) -> Result<(), StartError> {
+        let known = self.groups().contains_key(&group);
+        if known { Err(StartError::GroupExists(group)) } else { Ok(()) }
     }
 
     pub(crate) fn add_group(

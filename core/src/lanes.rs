@@ -107,10 +107,16 @@ impl PeerLanes {
     }
 
     /// Ends the tasks, and returns them to be awaited.
-    pub(crate) fn close(self) -> Vec<JoinHandle<()>> {
+    pub(crate) fn close(mut self) -> Vec<JoinHandle<()>> {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        std::mem::take(&mut self.tasks)
+    }
+}
+
+impl Drop for PeerLanes {
+    fn drop(&mut self) {
         // They hold nothing that must be finished: what they lose, the network may lose.
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.tasks
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -126,6 +127,8 @@ struct State {
     events: Vec<mpsc::Sender<Event>>,
     /// Commit indexes heard from a leader, and when; those of the last election timeout.
     heard: VecDeque<(Instant, Index)>,
+    /// The node has stopped: nothing changes any more.
+    closed: bool,
 }
 
 impl Board {
@@ -147,7 +150,8 @@ impl Board {
             fatal: None,
         };
         let heard = VecDeque::new();
-        let state = State { metrics, waiters: Vec::new(), events: Vec::new(), heard };
+        let (waiters, events) = (Vec::new(), Vec::new());
+        let state = State { metrics, waiters, events, heard, closed: false };
         Self { state: Mutex::new(state), applied: AtomicU64::new(0), env, window }
     }
 
@@ -169,10 +173,11 @@ impl Board {
         let metrics = self.complete(state);
         let waiting = std::mem::take(&mut state.waiters);
         for (predicate, waiter) in waiting {
-            if predicate(&metrics) {
-                drop(waiter.send(metrics.clone()));
-            } else if !waiter.is_closed() {
-                state.waiters.push((predicate, waiter));
+            // A predicate that panics is told that it waits in vain; it must not stop the node.
+            match std::panic::catch_unwind(AssertUnwindSafe(|| predicate(&metrics))) {
+                Ok(true) => drop(waiter.send(metrics.clone())),
+                Ok(false) if !waiter.is_closed() => state.waiters.push((predicate, waiter)),
+                Ok(false) | Err(_) => {}
             }
         }
     }
@@ -210,8 +215,15 @@ impl Board {
     /// The node has stopped: no event follows, no waiter will be satisfied by it.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
+        state.closed = true;
         state.events.clear();
         state.waiters.clear();
+        let metrics = &mut state.metrics;
+        metrics.leader = None;
+        metrics.matched.clear();
+        if metrics.role != RoleKind::Learner {
+            metrics.role = RoleKind::Follower;
+        }
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -227,14 +239,14 @@ impl Board {
             Some((_, commit)) => metrics.applied >= *commit,
             None => metrics.role == RoleKind::Leader && metrics.applied >= metrics.committed,
         };
-        metrics.healthy = metrics.fatal.is_none() && metrics.leader.is_some() && reached;
+        metrics.healthy = !state.closed && metrics.leader.is_some() && reached;
         metrics
     }
 
     pub(crate) fn events(&self) -> Events {
         let (to, from) = mpsc::channel(EVENTS_CAPACITY);
         let mut state = self.lock();
-        if state.metrics.fatal.is_none() {
+        if !state.closed {
             state.events.push(to);
         }
         Events(from)
@@ -247,7 +259,9 @@ impl Board {
             return Err(Box::new(metrics));
         }
         let (to, from) = oneshot::channel();
-        state.waiters.push((predicate, to));
+        if !state.closed {
+            state.waiters.push((predicate, to));
+        }
         Ok(from)
     }
 }
@@ -261,7 +275,8 @@ pub struct Wait {
 impl Wait {
     /// Waits until `predicate` holds; `what` says so in the error. Returns the metrics it held for.
     ///
-    /// The predicate is called on the node's task at each change, so it must be quick.
+    /// The predicate is called on the node's task at each change, so it must be quick, and it must
+    /// not ask the node for anything itself.
     ///
     /// # Errors
     /// If it does not come to hold in time, or the node stops before.
@@ -270,18 +285,21 @@ impl Wait {
         what: impl Into<String>,
         predicate: impl Fn(&Metrics) -> bool + Send + 'static,
     ) -> Result<Metrics, WaitError> {
+        let env = self.board.env.clone();
+        let began = env.now();
         let wait = match self.board.register(Box::new(predicate)) {
             Ok(wait) => wait,
             Err(metrics) => return Ok(*metrics),
         };
         tokio::select! { biased;
-            Ok(metrics) = wait => return Ok(metrics),
-            () = self.board.env.sleep(self.timeout) => {}
-            else => {}
+            told = wait => if let Ok(metrics) = told {
+                return Ok(metrics);
+            },
+            () = env.sleep(self.timeout) => {}
         }
         Err(WaitError {
             what: what.into(),
-            waited: self.timeout,
+            waited: env.now().since(began),
             last: self.board.metrics().to_string(),
         })
     }

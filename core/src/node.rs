@@ -4,6 +4,7 @@
 //! queues (control first), steps the engine, carries out the outputs in order, and hands one write
 //! batch to the log; what arrives while the log syncs becomes the next batch.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use quorate_engine::{
     Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
+    Term,
 };
 use quorate_network::{Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer};
 use quorate_storage::{Identity, LogOp, RaftStorage, StorageError, WriteBatch, WriteDone};
@@ -21,8 +23,8 @@ use crate::apply::ApplyInbox;
 use crate::callers::{Application, Token};
 use crate::config::Config;
 use crate::error::{InitializeError, ReadError, WriteError};
-use crate::forward::{Commands, Forwarding, Write, outcome_of};
-use crate::host::Directory;
+use crate::forward::{Commands, Forwarding, Write, outcome_of, run_bytes};
+use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
 use crate::metrics::{Board, Event};
 use crate::pending::{Origin, Pending, Who};
@@ -32,6 +34,10 @@ const INBOX_BYTES: usize = 128 << 20;
 
 /// Bytes of commands in one message to the leader.
 const FORWARD_BYTES: usize = 256 << 10;
+
+/// Peers that are no members and are answered all the same: those of a node that has no membership
+/// yet, and those who are told that they are none.
+const MAX_STRANGERS: usize = 64;
 
 /// How often deadlines of writes and reads are looked at, while there are any.
 const SWEEP: Duration = Duration::from_millis(50);
@@ -153,13 +159,14 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn new(boot: u64) -> Self {
+    /// Of a process that starts in the term `born_in`.
+    pub(crate) fn new(boot: u64, born_in: Term) -> Self {
         Self {
             out: Outputs::new(),
             batch: WriteBatch::default(),
             batch_seq: 0,
             peers: BTreeMap::new(),
-            forwarding: Forwarding::new(boot),
+            forwarding: Forwarding::new(boot, born_in),
             parked: Vec::new(),
             proposing: Vec::new(),
             reads: BTreeMap::new(),
@@ -243,6 +250,10 @@ impl Node {
         }
         for control in controls.drain(..) {
             self.on_control(now, control);
+            if self.state.fatal.is_some() {
+                // An error fences the node: whatever else waits, it does and says nothing more.
+                return;
+            }
         }
         self.on_requests(now, requests);
         if self.engine.deadline().is_some_and(|at| at <= now) {
@@ -285,6 +296,7 @@ impl Node {
             Control::StorageFailed(error) => self.fail(error.to_string()),
             Control::Lost { to, session } => self.step(now, Input::Lost { to, session }),
             Control::ClientsLost { peer } => {
+                // Any of them may have arrived, also what was handed over before.
                 for write in self.state.forwarding.take(|leader, _| leader == peer) {
                     self.reject(write, WriteError::Unknown);
                 }
@@ -403,7 +415,8 @@ impl Node {
                 continue;
             }
             let message = self.state.forwarding.message(term, codec, timeout, &group);
-            if self.lanes(leader).send_clients(Message::Forward(message)) {
+            let message = Message::Forward(message);
+            if self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message)) {
                 self.state.forwarding.sent(leader, group);
             } else {
                 for write in group {
@@ -441,6 +454,10 @@ impl Node {
         reply: InitializeReply,
     ) {
         let outcome = if self.identity.cluster == cluster {
+            if !self.state.initializing.is_empty() {
+                self.state.initializing.push((self.state.batch_seq, reply));
+                return;
+            }
             Ok(())
         } else if self.identity.cluster != 0 {
             Err(InitializeError::OtherCluster)
@@ -451,8 +468,11 @@ impl Node {
             self.state.adopting = cluster;
             self.step(now, Input::Initialize { membership });
             self.state.adopting = 0;
-            self.state.initializing.push((self.state.batch_seq, reply));
-            return;
+            if self.identity.cluster == cluster {
+                self.state.initializing.push((self.state.batch_seq, reply));
+                return;
+            }
+            Err(InitializeError::OtherCluster)
         };
         drop(reply.send(outcome));
     }
@@ -461,23 +481,29 @@ impl Node {
 
     fn on_envelope(&mut self, now: Instant, envelope: Envelope) {
         let Envelope { cluster, from, to, incarnation, message, .. } = envelope;
-        // A node that has joined no cluster yet says 0; it can only answer, and only what it may.
-        let ours = self.identity.cluster == 0 || cluster == 0 || cluster == self.identity.cluster;
+        // A node that has joined no cluster yet says 0; it can only answer or ask.
+        let ours = match cluster {
+            0 => !needs_cluster(&message),
+            _ => self.identity.cluster == 0 || cluster == self.identity.cluster,
+        };
         if to != self.identity.node || !ours {
             self.notice(from, "speaks for another cluster or to another node");
             return;
         }
         match message {
             Message::Raft(message) => {
-                if let quorate_engine::Message::Heartbeat(m) = &message {
-                    if m.term >= self.engine.term() {
-                        self.board.heard(now, m.commit);
-                    }
-                    self.report_sent(now);
-                }
+                let heard = match &message {
+                    quorate_engine::Message::Heartbeat(m) => Some((m.term, m.commit)),
+                    _ => None,
+                };
                 self.state.adopting = cluster;
                 self.step(now, Input::Receive { from, incarnation, message });
                 self.state.adopting = 0;
+                if let Some((term, commit)) = heard {
+                    if (self.engine.term(), self.engine.leader()) == (term, Some(from)) {
+                        self.board.heard(now, commit);
+                    }
+                }
             }
             Message::Forward(m) => self.on_forward(now, from, m),
             Message::Forwarded(m) => self.on_forwarded(from, m),
@@ -488,9 +514,8 @@ impl Node {
     fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
         let who = |token| Who::Remote { node: from, boot: m.boot, token };
         let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
-        // Only the leader of that very term takes it, and who has led a term never leads it again:
-        // what is turned down once stays turned down.
-        if leads && !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
+        let member = self.engine.log().membership().is_some_and(|m| m.member(from).is_some());
+        if !member || !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
             return;
         }
         let deadline = now + m.timeout.min(self.config.write_timeout);
@@ -503,7 +528,7 @@ impl Node {
             }
             // What a peer sends is checked as what a client sends: an undecodable command never
             // enters the log.
-            let bytes: usize = write.commands.iter().map(bytes::Bytes::len).sum();
+            let bytes = run_bytes(&write.commands);
             let limit = self.config.max_command_bytes;
             let refused = if write.commands.is_empty() {
                 Some(WriteError::Refused(anyerror::AnyError::error("no commands")))
@@ -541,10 +566,16 @@ impl Node {
             let Some(write) = self.state.forwarding.answered(from, token) else { continue };
             let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
             let error = match outcome {
-                ForwardOutcome::Applied(responses) => {
+                ForwardOutcome::Applied(responses)
+                    if responses.len() == write.commands.as_slice().len() =>
+                {
                     self.release(write.cost);
                     self.application.complete_forwarded(caller, responses);
                     continue;
+                }
+                ForwardOutcome::Applied(_) => {
+                    let text = "the leader gave another number of responses than of commands";
+                    WriteError::Response(anyerror::AnyError::error(text))
                 }
                 ForwardOutcome::NotLeader(_) => {
                     // Certainly not done: it waits for a leader again, until the next sweep.
@@ -562,7 +593,9 @@ impl Node {
 
     fn send_answers(&mut self, node: NodeId, boot: u64, answers: Vec<ForwardAnswer>) {
         // Lost answers are unknown outcomes there.
-        self.lanes(node).send_clients(Message::Forwarded(Forwarded { boot, answers }));
+        if let Some(lanes) = self.lanes(node) {
+            lanes.send_clients(Message::Forwarded(Forwarded { boot, answers }));
+        }
     }
 
     fn on_refused(&mut self, peer: NodeId, reason: String) {
@@ -574,17 +607,26 @@ impl Node {
         }
     }
 
-    /// The lanes to a peer; opened when it is first spoken to.
-    fn lanes(&mut self, id: NodeId) -> &PeerLanes {
+    /// The lanes to a peer; opened when it is first spoken to. `None` for a stranger too many.
+    fn lanes(&mut self, id: NodeId) -> Option<&PeerLanes> {
         let Node { wires, engine, directory, state, .. } = self;
-        state.peers.entry(id).or_insert_with(|| {
-            let member = engine.log().membership().and_then(|m| m.member(id));
-            let address = member
-                .map(|m| m.address.clone())
-                .or_else(|| directory.address(id))
-                .unwrap_or_default();
-            PeerLanes::open(wires, Peer { id, address })
-        })
+        let open = state.peers.len();
+        match state.peers.entry(id) {
+            Entry::Occupied(lanes) => Some(lanes.into_mut()),
+            Entry::Vacant(vacant) => {
+                let membership = engine.log().membership();
+                let member = membership.and_then(|m| m.member(id));
+                let members = membership.map_or(0, |m| m.members().len());
+                if member.is_none() && open >= members + MAX_STRANGERS {
+                    return None;
+                }
+                let address = member
+                    .map(|m| m.address.clone())
+                    .or_else(|| directory.address(id))
+                    .unwrap_or_default();
+                Some(vacant.insert(PeerLanes::open(wires, Peer { id, address })))
+            }
+        }
     }
 
     fn report_sent(&mut self, now: Instant) {
@@ -624,8 +666,16 @@ impl Node {
                 }
                 self.state.batch_seq = persist.seq;
             }
-            Output::Send { to, message } => self.lanes(to).send(message),
-            Output::Replicate(target) => self.lanes(target.to).aim(target),
+            Output::Send { to, message } => {
+                if let Some(lanes) = self.lanes(to) {
+                    lanes.send(message);
+                }
+            }
+            Output::Replicate(target) => {
+                if let Some(lanes) = self.lanes(target.to) {
+                    lanes.aim(target);
+                }
+            }
             Output::Apply { through } => self.apply.aim(through),
             Output::Proposed { .. } => self.pending.extend(self.state.proposing.drain(..)),
             Output::Declined(decline) => {
@@ -670,8 +720,8 @@ impl Node {
     }
 
     fn tail_trim(&self) {
-        let log = self.engine.log();
-        self.wires.tail.trim(log.persisted().min(self.board.applied()));
+        // What is durable can be read back, by followers and by a slow state machine.
+        self.wires.tail.trim(self.engine.log().persisted());
     }
 
     /// The first entries are on their way: from now on this node belongs to their cluster.
@@ -807,10 +857,13 @@ impl Node {
         }
         self.apply.close();
         let env = self.wires.env.clone();
-        tokio::select! { biased;
-            _ = &mut self.apply_task => {}
-            // A state machine that hangs must not hang the shutdown.
-            () = env.sleep(Duration::from_secs(5)) => self.apply_task.abort(),
+        // A state machine that hangs must not hang the shutdown: neither one that waits, nor one
+        // that never gives its thread back.
+        for _ in 0..2 {
+            tokio::select! { biased;
+                _ = &mut self.apply_task => break,
+                () = env.sleep(STOP_PATIENCE) => self.apply_task.abort(),
+            }
         }
         // What is still out may have been done, or be done later.
         for who in self.pending.take_all() {
@@ -823,12 +876,21 @@ impl Node {
                 drop(task.await);
             }
         }
-        let storage = self.storage;
-        // The last handle of a log flushes and closes it, which may take a sync.
-        drop(tokio::task::spawn_blocking(move || drop(storage)).await);
+        close_storage(self.storage, &*env).await;
         self.board.event(&Event::Stopped { fatal: self.state.fatal });
         self.board.close();
     }
+}
+
+/// Whether a message says something that only a member of a cluster can say.
+fn needs_cluster(message: &Message) -> bool {
+    use quorate_engine::Message as Raft;
+    matches!(
+        message,
+        Message::Raft(
+            Raft::RequestVote(_) | Raft::Heartbeat(_) | Raft::AppendEntries(_) | Raft::Introduce(_)
+        )
+    )
 }
 
 fn declined(decline: Decline) -> WriteError {

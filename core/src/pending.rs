@@ -45,6 +45,9 @@ pub(crate) struct Inner {
     current: VecDeque<Origin>,
     /// Of earlier terms: whatever is applied at their index decides.
     doubtful: BTreeMap<(Index, Term), Origin>,
+    /// The caller of the run of which the worker has applied a part, while it fetches or applies
+    /// the rest: it has a deadline all the same.
+    pub(crate) open: Option<(Who, Instant)>,
 }
 
 impl Pending {
@@ -65,26 +68,32 @@ impl Pending {
 
     pub(crate) fn is_empty(&self) -> bool {
         let inner = self.lock();
-        inner.current.is_empty() && inner.doubtful.is_empty()
+        inner.current.is_empty() && inner.doubtful.is_empty() && inner.open.is_none()
     }
 
     /// Takes the callers whose deadline has come; their writes go on without them.
     pub(crate) fn expire(&self, now: Instant, expired: &mut Vec<Who>) {
         let mut inner = self.lock();
-        let Inner { current, doubtful } = &mut *inner;
+        let Inner { current, doubtful, open } = &mut *inner;
         for origin in current.iter_mut().chain(doubtful.values_mut()) {
             if origin.deadline <= now {
                 expired.extend(origin.who.take());
             }
         }
+        // Nobody asks for them any more, and they would stay as long as nothing is applied.
+        current.retain(|origin| origin.who.is_some());
         doubtful.retain(|_, origin| origin.who.is_some());
+        if let Some((who, _)) = open.take_if(|(_, deadline)| *deadline <= now) {
+            expired.push(who);
+        }
     }
 
     /// Takes every caller: the node stops.
     pub(crate) fn take_all(&self) -> Vec<Who> {
         let inner = std::mem::take(&mut *self.lock());
         let doubtful = inner.doubtful.into_values();
-        inner.current.into_iter().chain(doubtful).filter_map(|origin| origin.who).collect()
+        let waiting = inner.current.into_iter().chain(doubtful).filter_map(|origin| origin.who);
+        waiting.chain(inner.open.map(|(who, _)| who)).collect()
     }
 }
 
@@ -163,7 +172,8 @@ mod tests {
         pending.expire(Instant::from_millis(10), &mut expired);
         assert_eq!(expired, [Who::Local(10)]);
         let mut lost = vec![];
-        assert_eq!(pending.lock().at(LogId::new(1, 5), &mut lost).unwrap().who, None);
+        assert!(pending.lock().at(LogId::new(1, 5), &mut lost).is_none());
+        assert_eq!(lost, []);
         assert_eq!(pending.take_all(), [Who::Local(20)]);
     }
 }

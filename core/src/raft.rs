@@ -1,5 +1,6 @@
 //! The handle: what an application calls.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -135,12 +136,14 @@ impl<S: StateMachine> Raft<S> {
         if bytes > limit {
             return Err(WriteError::TooLarge { bytes, limit });
         }
-        let cost = bytes + REQUEST_BYTES;
+        let cost = bytes + REQUEST_BYTES * commands.as_slice().len();
         if shared.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > config.queue_bytes {
             shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
             return Err(WriteError::Overloaded);
         }
-        let token = shared.callers.insert(caller).map_err(|_| WriteError::Stopped)?;
+        let token = shared.callers.insert(caller).inspect_err(|_| {
+            shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+        })?;
         if shared.requests.send(Request::Write { token, commands, cost }).is_err() {
             // Nobody else has seen the token.
             drop(shared.callers.take(token));
@@ -158,17 +161,20 @@ impl<S: StateMachine> Raft<S> {
     ///
     /// # Errors
     /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`].
+    ///
+    /// # Panics
+    /// If `f` does: here, in the caller. The node goes on.
     pub async fn read<T: Send + 'static>(
         &self,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
         let (caller, answer) = reader(f);
-        let token = self.shared.callers.insert(caller).map_err(|_| ReadError::Stopped)?;
+        let token = self.shared.callers.insert(caller)?;
         if self.shared.requests.send(Request::Read { token }).is_err() {
             drop(self.shared.callers.take(token));
             return Err(ReadError::Stopped);
         }
-        answer.await.unwrap_or(Err(ReadError::Stopped))
+        outcome_of_read(answer.await)
     }
 
     /// Calls `f` with the state of this node as it is now, without asking anyone: it may be behind,
@@ -177,16 +183,19 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`ReadError::Stopped`]; [`ReadError::Timeout`] if the state machine is busy for longer than
     /// [`Config::read_timeout`].
+    ///
+    /// # Panics
+    /// If `f` does.
     pub async fn read_stale<T: Send + 'static>(
         &self,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
         let (caller, answer) = reader(f);
-        let token = self.shared.callers.insert(caller).map_err(|_| ReadError::Stopped)?;
+        let token = self.shared.callers.insert(caller)?;
         let inner = &self.shared.host.inner;
         let deadline = inner.env.now() + inner.config.read_timeout;
         self.shared.apply.read(0, deadline, [token]);
-        answer.await.unwrap_or(Err(ReadError::Stopped))
+        outcome_of_read(answer.await)
     }
 
     /// Waits until this node's state machine has seen every write that was acknowledged before this
@@ -245,12 +254,28 @@ impl<S: StateMachine> Raft<S> {
     }
 }
 
+/// What a closure returned, or the panic it died of.
+type Called<T> = std::thread::Result<T>;
+
+type ReadAnswer<T> = Result<Called<T>, ReadError>;
+
 fn reader<S: StateMachine, T: Send + 'static>(
     f: impl FnOnce(&S) -> T + Send + 'static,
-) -> (Caller<S>, oneshot::Receiver<Result<T, ReadError>>) {
+) -> (Caller<S>, oneshot::Receiver<ReadAnswer<T>>) {
     let (reply, answer) = oneshot::channel();
-    let run: ReadFn<S> = Box::new(move |state| drop(reply.send(state.map(f))));
+    let run: ReadFn<S> = Box::new(move |state| {
+        // It only looks at the state: a panic is its caller's, not the node's.
+        let call = |state| std::panic::catch_unwind(AssertUnwindSafe(|| f(state)));
+        drop(reply.send(state.map(call)));
+    });
     (Caller::Read(run), answer)
+}
+
+fn outcome_of_read<T>(
+    answer: Result<ReadAnswer<T>, oneshot::error::RecvError>,
+) -> Result<T, ReadError> {
+    let called = answer.unwrap_or(Err(ReadError::Stopped))?;
+    Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// The cluster's id, from its name and its first members: the same wherever it is computed (FNV-1a,
@@ -364,6 +389,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     let GroupBuilder { host, group, machine, storage } = builder;
     let inner = host.inner.clone();
     let (id, env, config) = (inner.id, inner.env.clone(), inner.config.clone());
+    inner.refuse_known(group)?;
     let mut storage = match storage {
         Some(storage) => storage,
         None => inner.open_group(group)?,
@@ -391,6 +417,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     let log = Log::recovered(compacted, last, recovered.runs, recovered.configurations)
         .map_err(|error| StartError::Config(error.to_string()))?;
     let settings = config.engine(id, identity.incarnation, env.random());
+    let born_in = recovered.hard_state.term;
     let engine = Engine::new(settings, recovered.hard_state, log, env.now())?;
 
     let (control, control_in) = ControlSender::channel();
@@ -448,9 +475,15 @@ pub(crate) async fn start_group<S: StateMachine>(
         requests: requests_in,
         control: control_in,
         queued_bytes: queued_bytes.clone(),
-        state: Turn::new(env.random()),
+        state: Turn::new(env.random(), born_in),
     };
-    let guard = StopGuard { host: inner, group, callers: callers.clone(), board: board.clone() };
+    let guard = StopGuard {
+        host: inner,
+        group,
+        callers: callers.clone(),
+        apply: apply.clone(),
+        board: board.clone(),
+    };
     let task = env.spawn(Box::pin(async move {
         let guard = guard;
         node.run().await;
@@ -481,6 +514,7 @@ struct StopGuard<S: StateMachine> {
     host: Arc<crate::host::HostInner>,
     group: u64,
     callers: Arc<Callers<S>>,
+    apply: Arc<ApplyInbox>,
     board: Arc<Board>,
 }
 
@@ -494,6 +528,7 @@ impl<S: StateMachine> Drop for StopGuard<S> {
                 });
             });
         }
+        self.apply.close();
         self.callers.close();
         self.board.close();
     }

@@ -1,8 +1,8 @@
 //! The newest entries, in memory: what followers and the state machine need next.
 //!
 //! In the steady state nothing is read back from the log. Under its byte limit the tail keeps what
-//! it can; beyond it, entries go once they are durable and applied here, and whoever still needs
-//! them (a follower that was away) reads the log.
+//! it can; beyond it, entries go once they are durable here, and whoever still needs them (a follower
+//! that was away, a state machine that hangs) reads the log.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -67,13 +67,12 @@ impl Tail {
         tail.blocks.push_back(block);
     }
 
-    /// Drops the oldest blocks while the tail is over its limit, none beyond `done`: what is
-    /// durable and applied.
-    pub(crate) fn trim(&self, done: Index) {
+    /// Drops the oldest blocks while the tail is over its limit, none that is not `durable`.
+    pub(crate) fn trim(&self, durable: Index) {
         let mut tail = self.lock();
         while tail.bytes > self.limit_bytes {
             match tail.blocks.front() {
-                Some(block) if block.last().index <= done => {
+                Some(block) if block.last().index <= durable => {
                     tail.bytes -= block.bytes().len();
                     tail.blocks.pop_front();
                 }
