@@ -57,7 +57,7 @@ impl Codec<()> for Raw {
 /// Any serde type in [postcard](https://docs.rs/postcard)'s compact form.
 ///
 /// Small and positional: fields have no names, so a field can't be removed or reordered, and a new
-/// enum variant goes at the end. A type that must change more freely uses [`Json`] or a codec of
+/// enum variant goes at the end. A type that must change more freely uses `Json` or a codec of
 /// its own.
 #[cfg(feature = "postcard")]
 #[derive(Clone, Copy, Debug, Default)]

@@ -47,6 +47,8 @@ fn cut_at_every_byte_then_append_then_reopen() {
         bytes[cut..].fill(0);
         let disk = FakeDisk::from_image(Image::from([(name.clone(), bytes)]), 1);
         let (mut group, mut driver, found) = open(&disk).unwrap_or_else(|e| panic!("{cut}: {e}"));
+        let tail = &inspect(&disk.mount()).unwrap().segments[0].reason;
+        assert_eq!(tail, "nothing behind it", "the torn tail is still there");
         // The trailing zeros of a batch are as good as written.
         let kept = states.iter().rposition(|state| *state == found).expect("a prefix");
         let complete = starts.iter().filter(|start| **start < cut).count();

@@ -1,361 +1,9 @@
-//! Checks for implementors of [`RaftStorage`]: what the node relies on, case by case.
-//!
-//! An implementor describes how to open the store, how to cut its power, and how to open what is
-//! left ([`Fixture`]), and calls [`run`] in a test:
-//!
-//! ```
-//! use quorate_storage::conformance::{self, Fixture};
-//! use quorate_storage::{MemoryDisk, MemoryStorage, StorageError};
-//!
-//! struct InMemory(MemoryDisk);
-//!
-//! impl Fixture for InMemory {
-//!     type Storage = MemoryStorage;
-//!
-//!     fn open(&mut self) -> Result<MemoryStorage, StorageError> {
-//!         Ok(self.0.open())
-//!     }
-//!
-//!     fn crash(&mut self, storage: MemoryStorage) {
-//!         drop(storage); // nothing is unsynced, so nothing is lost
-//!     }
-//! }
-//!
-//! conformance::run(|| InMemory(MemoryDisk::new()));
-//! ```
-//!
-//! The suite is plain blocking code and needs no runtime: it waits for completions on a channel
-//! and polls reads on the calling thread. A store whose reads need a runtime is tested from inside
-//! one that has other threads. Its only clock is a limit of [`PATIENCE`] on a completion that never
-//! comes. The model it compares with is a map from index to entry, as slow as it is plain.
+//! The cases, in the order in which they are run: from what a store can hardly get wrong to what
+//! finds the faults nobody thought of.
 
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use super::*;
 
-use bytes::Bytes;
-use quorate_engine::{Batch, EntryBlock, EntryKind, HardState, Index, LogId, Membership, TermRun};
-
-use crate::log::{
-    Identity, LogOp, LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch,
-    WriteDone,
-};
-
-/// How long a completion may take before a case gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One disk with one store on it, whose power can be cut.
-pub trait Fixture {
-    /// The store under test.
-    type Storage: RaftStorage;
-
-    /// Opens the store on the fixture's disk, which is empty the first time.
-    ///
-    /// # Errors
-    /// Whatever opening gives; the case then fails.
-    fn open(&mut self) -> Result<Self::Storage, StorageError>;
-
-    /// Cuts the power: whatever was not synced is lost, as far as the fixture can arrange that, and
-    /// the store is dropped. A fixture on a real disk, where nothing can be lost on purpose, drops
-    /// the store.
-    fn crash(&mut self, storage: Self::Storage);
-
-    /// Opens what a crash or a dropped handle left. The same as [`Fixture::open`] unless a restart
-    /// takes more.
-    ///
-    /// # Errors
-    /// As [`Fixture::open`].
-    fn reopen(&mut self) -> Result<Self::Storage, StorageError> {
-        self.open()
-    }
-}
-
-/// A case of the suite: its name, and the check, which panics when the store is at fault.
-pub type Case<F> = (&'static str, fn(&mut Session<F>));
-
-/// Every case, for running them one by one.
-pub fn cases<F: Fixture>() -> Vec<Case<F>> {
-    vec![
-        ("an empty store recovers to nothing", empty),
-        ("identity and hard state survive", identity_and_hard_state),
-        ("identity and hard state change together", one_record),
-        ("appended entries are read back as written", appended),
-        ("a block replaces the suffix from its first index", overwrite),
-        ("a block replaces from the middle of another", overwrite_inside_a_block),
-        ("terms and configurations follow a truncation", configurations),
-        ("completions come in order", order),
-        ("what completed survives a crash", completed_survives),
-        ("a crash keeps a prefix of whole batches", prefix),
-        ("entries can be compacted", compact),
-        ("compaction ends inside a block", compact_inside_a_block),
-        ("a reset empties the log", reset),
-        ("a reset goes back as well", reset_over_a_longer_log),
-        ("a read after another log's entry is superseded", superseded),
-        ("reads are bounded and contiguous", bounded),
-        ("a reader outlives writes and sees them", reader_sees_writes),
-        ("a dropped handle leaves whole batches", dropped_handle),
-        ("large blocks survive", large),
-        ("hard state survives many appends", hard_state_stays),
-        ("random batches and crashes leave a prefix", random),
-    ]
-}
-
-/// Runs every case on a fixture of its own.
-///
-/// # Panics
-/// When the store breaks a rule; the message begins with the name of the case.
-pub fn run<F: Fixture>(mut fixture: impl FnMut() -> F) {
-    for (name, case) in cases::<F>() {
-        case(&mut Session { name, fixture: fixture(), model: Model::default() });
-    }
-}
-
-/// What a case works with: the fixture, and a model of what the store should hold.
-pub struct Session<F> {
-    name: &'static str,
-    fixture: F,
-    model: Model,
-}
-
-impl<F: Fixture> Session<F> {
-    /// A session for running a case outside of [`run`]; `name` is in its messages.
-    pub fn new(name: &'static str, fixture: F) -> Self {
-        Self { name, fixture, model: Model::default() }
-    }
-
-    fn open(&mut self) -> F::Storage {
-        match self.fixture.open() {
-            Ok(storage) => storage,
-            Err(e) => panic!("{}: open failed: {e}", self.name),
-        }
-    }
-
-    /// An open, recovered, empty store whose group has seen term 9.
-    fn start(&mut self) -> F::Storage {
-        let mut storage = self.open();
-        self.expect(&mut storage);
-        self.write(&mut storage, vec![hard_state(9, Some(3))]);
-        storage
-    }
-
-    fn reopen(&mut self) -> F::Storage {
-        match self.fixture.reopen() {
-            Ok(storage) => storage,
-            Err(e) => panic!("{}: reopen failed: {e}", self.name),
-        }
-    }
-
-    /// Writes a batch to store and model, waits until it is durable.
-    fn write(&mut self, storage: &mut F::Storage, ops: Vec<LogOp>) {
-        ops.iter().for_each(|op| self.model.apply(op));
-        let outcome = submit(storage, ops);
-        self.wait(outcome);
-    }
-
-    fn wait(&self, outcome: Receiver<Result<(), StorageError>>) {
-        match outcome.recv_timeout(PATIENCE) {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => panic!("{}: a write failed: {e}", self.name),
-            Err(_) => panic!("{}: a write was never completed", self.name),
-        }
-    }
-
-    /// Recovers `storage` and compares it with the model, entries included.
-    fn expect(&self, storage: &mut F::Storage) {
-        let found = self.recover(storage);
-        assert_eq!(found, self.model.recovered(), "{}: recovered state", self.name);
-        self.expect_entries(storage);
-    }
-
-    /// Compares what can be read with the model, without recovering.
-    fn expect_entries(&self, storage: &F::Storage) {
-        let model = self.model.recovered();
-        let found = self.entries(&*storage.reader(), model.compacted, model.last.index);
-        assert_eq!(found, self.model.entries, "{}: entries", self.name);
-    }
-
-    /// Recovers `storage`, finds the state of the model that it holds, and goes on from there.
-    fn expect_one_of(&mut self, storage: &mut F::Storage, states: &[Model]) {
-        let found = self.recover(storage);
-        let entries = self.entries(&*storage.reader(), found.compacted, found.last.index);
-        let holds = |state: &&Model| state.recovered() == found && state.entries == entries;
-        match states.iter().find(holds) {
-            Some(state) => self.model = state.clone(),
-            None => panic!(
-                "{}: no prefix of the batches that holds the completed ones: {found:?}",
-                self.name
-            ),
-        }
-    }
-
-    fn recover(&self, storage: &mut F::Storage) -> Recovered {
-        match storage.recover() {
-            Ok(found) => found,
-            Err(e) => panic!("{}: recovery failed: {e}", self.name),
-        }
-    }
-
-    /// Crashes, reopens, and compares with the model.
-    fn crash(&mut self, storage: F::Storage) -> F::Storage {
-        self.fixture.crash(storage);
-        let mut storage = self.reopen();
-        self.expect(&mut storage);
-        storage
-    }
-
-    /// Everything after `after`, by as many reads as it takes.
-    fn entries(&self, reader: &dyn LogReader, after: LogId, last: Index) -> Entries {
-        let mut entries = Entries::new();
-        let mut after = after;
-        while after.index < last {
-            let blocks = match block_on(reader.read(after, last, 1000)) {
-                Ok(blocks) => blocks,
-                Err(e) => panic!("{}: reading after {after}: {e}", self.name),
-            };
-            assert!(!blocks.is_empty(), "{}: nothing after {after}", self.name);
-            for block in blocks {
-                assert_eq!(block.first(), after.index + 1, "{}: contiguous", self.name);
-                assert!(block.last().index <= last, "{}: beyond what was asked", self.name);
-                after = block.last();
-                put(&mut entries, &block);
-            }
-        }
-        entries
-    }
-
-    fn read(
-        &self,
-        storage: &F::Storage,
-        after: LogId,
-        through: Index,
-        max_bytes: usize,
-    ) -> Result<Vec<EntryBlock>, LogReadError> {
-        block_on(storage.reader().read(after, through, max_bytes))
-    }
-}
-
-/// Entry by index: term, kind, codec version, payload.
-type Entries = BTreeMap<Index, (u64, EntryKind, u16, Bytes)>;
-
-#[derive(Clone, Debug, Default)]
-struct Model {
-    identity: Option<Identity>,
-    hard_state: HardState,
-    compacted: LogId,
-    entries: Entries,
-}
-
-fn put(entries: &mut Entries, block: &EntryBlock) {
-    for (index, payload) in (block.first()..).zip(block.entries()) {
-        entries.insert(index, (block.term(), block.kind(), block.codec(), payload));
-    }
-}
-
-impl Model {
-    fn apply(&mut self, op: &LogOp) {
-        match op {
-            LogOp::Identity(identity) => self.identity = Some(*identity),
-            LogOp::HardState(hard_state) => self.hard_state = *hard_state,
-            LogOp::Append(block) => {
-                self.entries.split_off(&block.first());
-                put(&mut self.entries, block);
-            }
-            LogOp::Compact { through } => {
-                self.entries = self.entries.split_off(&(through.index + 1));
-                self.compacted = *through;
-            }
-            LogOp::Reset { to } => {
-                self.entries.clear();
-                self.compacted = *to;
-            }
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let mut runs: Vec<TermRun> = Vec::new();
-        let mut configurations = Vec::new();
-        let mut last = self.compacted;
-        for (&index, (term, kind, _, payload)) in &self.entries {
-            last = LogId::new(*term, index);
-            if runs.last().is_none_or(|run| run.term != *term) {
-                runs.push(TermRun { first: index, term: *term });
-            }
-            if *kind == EntryKind::Configuration {
-                let membership = Membership::from_bytes(payload).expect("the model's own bytes");
-                configurations.push((last, membership));
-            }
-        }
-        Recovered {
-            identity: self.identity,
-            hard_state: self.hard_state,
-            compacted: self.compacted,
-            last,
-            runs,
-            configurations,
-        }
-    }
-}
-
-fn submit(storage: &mut impl RaftStorage, ops: Vec<LogOp>) -> Receiver<Result<(), StorageError>> {
-    let (sender, receiver) = mpsc::channel();
-    // A case that gave up has dropped its receiver.
-    let done = WriteDone::new(move |outcome| drop(sender.send(outcome)));
-    storage.submit(WriteBatch { ops }, done);
-    receiver
-}
-
-fn hard_state(term: u64, voted_for: Option<u64>) -> LogOp {
-    LogOp::HardState(HardState { term, voted_for })
-}
-
-fn identity(cluster: u64) -> LogOp {
-    LogOp::Identity(Identity { node: 7, incarnation: 0xfeed_beef_0bad_cafe, cluster })
-}
-
-/// `count` commands, told apart by term and index.
-fn commands(term: u64, first: Index, count: u64) -> EntryBlock {
-    let mut batch = Batch::new(4);
-    for index in first..first + count {
-        batch.push(format!("command {term}.{index}").as_bytes());
-    }
-    batch.seal(LogId::new(term, first))
-}
-
-fn append(term: u64, first: Index, count: u64) -> LogOp {
-    LogOp::Append(commands(term, first, count))
-}
-
-fn configuration(term: u64, index: Index, voters: u64) -> LogOp {
-    let membership = Membership::of_voters((1..=voters).map(|id| (id, format!("node{id}:7000"))))
-        .expect("a membership with voters");
-    LogOp::Append(EntryBlock::configuration(LogId::new(term, index), &membership))
-}
-
-/// Polls `future` to its end on this thread.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut cx = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut cx) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-fn empty<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn empty<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.open();
     s.expect(&mut storage);
     let found = s.read(&storage, LogId::ZERO, 10, 100);
@@ -363,7 +11,7 @@ fn empty<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn identity_and_hard_state<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn identity_and_hard_state<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.open();
     s.expect(&mut storage);
     s.write(&mut storage, vec![identity(0), hard_state(1, Some(7))]);
@@ -377,7 +25,7 @@ fn identity_and_hard_state<F: Fixture>(s: &mut Session<F>) {
 
 /// Terms and votes written one behind the other, power cut at once: whatever is found was written
 /// together.
-fn one_record<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn one_record<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.open();
     s.expect(&mut storage);
     let mut outcomes = Vec::new();
@@ -405,7 +53,7 @@ fn append_all<F: Fixture>(s: &mut Session<F>, ops: Vec<LogOp>) -> F::Storage {
     storage
 }
 
-fn appended<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn appended<F: Fixture>(s: &mut Session<F>) {
     let ops = vec![
         configuration(0, 1, 3),
         LogOp::Append(EntryBlock::noop(LogId::new(1, 2))),
@@ -418,7 +66,7 @@ fn appended<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn overwrite<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn overwrite<F: Fixture>(s: &mut Session<F>) {
     let ops = vec![append(1, 1, 2), append(1, 3, 2), append(1, 5, 2), append(2, 3, 1)];
     let mut storage = append_all(s, ops);
     s.expect_entries(&storage);
@@ -429,7 +77,7 @@ fn overwrite<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn overwrite_inside_a_block<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn overwrite_inside_a_block<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 10), append(2, 11, 10), append(3, 14, 2)]);
     s.expect_entries(&storage);
     s.write(&mut storage, vec![append(4, 5, 1), append(4, 6, 3)]);
@@ -439,7 +87,7 @@ fn overwrite_inside_a_block<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn configurations<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn configurations<F: Fixture>(s: &mut Session<F>) {
     let ops = vec![
         configuration(0, 1, 3),
         append(1, 2, 3),
@@ -458,7 +106,7 @@ fn configurations<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn order<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn order<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     let seen = Arc::new(Mutex::new(Vec::new()));
     for index in 1..=500u64 {
@@ -478,7 +126,7 @@ fn order<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn completed_survives<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn completed_survives<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     for round in 0..20u64 {
         s.write(&mut storage, vec![append(1 + round / 7, 1 + round * 3, 3)]);
@@ -521,7 +169,7 @@ fn crash_in_flight<F: Fixture>(
     storage
 }
 
-fn prefix<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn prefix<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     let mut next = 1;
     for round in 0..6u64 {
@@ -540,7 +188,7 @@ fn prefix<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn compact<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn compact<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 5), append(2, 6, 5)]);
     s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 5) }]);
     s.expect_entries(&storage);
@@ -558,7 +206,7 @@ fn compact<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn compact_inside_a_block<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn compact_inside_a_block<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 10), append(2, 11, 10)]);
     s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(1, 4) }]);
     s.expect_entries(&storage);
@@ -569,7 +217,7 @@ fn compact_inside_a_block<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn reset<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn reset<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 5), configuration(2, 6, 3)]);
     let to = LogId::new(7, 1000);
     s.write(&mut storage, vec![LogOp::Reset { to }]);
@@ -589,7 +237,7 @@ fn reset<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn reset_over_a_longer_log<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn reset_over_a_longer_log<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 50)]);
     let to = LogId::new(2, 20);
     s.write(&mut storage, vec![LogOp::Reset { to }]);
@@ -598,7 +246,7 @@ fn reset_over_a_longer_log<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn superseded<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn superseded<F: Fixture>(s: &mut Session<F>) {
     let storage = append_all(s, vec![append(1, 1, 5), append(3, 6, 5)]);
     let storage = s.crash(storage);
     let others = [(2, 5), (1, 6), (9, 10), (3, 11), (9, 400), (1, 0), (3, 10)];
@@ -614,7 +262,7 @@ fn superseded<F: Fixture>(s: &mut Session<F>) {
     }
 }
 
-fn bounded<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn bounded<F: Fixture>(s: &mut Session<F>) {
     let ops = (0..40).map(|i| append(1 + i / 20, 1 + i * 5, 5)).collect();
     let storage = append_all(s, ops);
     let last = s.model.recovered().last.index;
@@ -650,7 +298,7 @@ fn bounded<F: Fixture>(s: &mut Session<F>) {
     }
 }
 
-fn reader_sees_writes<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn reader_sees_writes<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     let reader = storage.reader();
     let mut after = LogId::ZERO;
@@ -669,7 +317,7 @@ fn reader_sees_writes<F: Fixture>(s: &mut Session<F>) {
 }
 
 /// The handle goes while batches are queued: each is whole or not there, and none was promised.
-fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     let mut states = vec![s.model.clone()];
     let mut outcomes = Vec::new();
@@ -693,7 +341,7 @@ fn dropped_handle<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn large<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn large<F: Fixture>(s: &mut Session<F>) {
     let mut batch = Batch::new(1);
     batch.push(&vec![0xa5; 3 << 20]);
     batch.push(b"small");
@@ -708,7 +356,7 @@ fn large<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-fn hard_state_stays<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn hard_state_stays<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     s.write(&mut storage, vec![identity(5)]);
     let outcomes: Vec<_> = (0..2000u64)
@@ -771,7 +419,7 @@ fn random_batch(random: &mut Random, model: &Model) -> Vec<LogOp> {
     ops
 }
 
-fn random<F: Fixture>(s: &mut Session<F>) {
+pub(super) fn random<F: Fixture>(s: &mut Session<F>) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut storage = s.start();
     for _ in 0..12 {
