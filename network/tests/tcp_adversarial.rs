@@ -92,6 +92,16 @@ async fn a_refusal_by_the_connecting_side_sends_nothing() {
 }
 
 #[tokio::test]
+async fn a_hello_too_long_for_a_handshake_says_so() {
+    let (host, transport) = node_2().await;
+    let mut wordy = hello(1);
+    wordy.cluster_name = "shop".repeat(2000);
+    let sent = send_from(&Host::saying(wordy, |_| Ok(())), 2, &transport).await.unwrap_err();
+    assert!(sent.to_string().contains("shorten them"), "{sent}");
+    assert_serves(&host, &transport).await;
+}
+
+#[tokio::test]
 async fn the_wrong_node_at_an_address_is_found_out() {
     let (host, transport) = node_2().await;
     let sent = send_from(&Host::new(1), 9, &transport).await;

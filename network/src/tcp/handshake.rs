@@ -65,8 +65,13 @@ pub(super) async fn open(
 ) -> Result<(), HandshakeError> {
     let own = inbound.hello(peer);
     let open = WireOpen { hello: Some(WireHello::of(&own)), lane: lane_code(lane) };
+    let open = open.encode_to_vec();
+    if open.len() > MAX_FRAME_BYTES {
+        let text = "cluster name and address of this node don't fit a handshake; shorten them";
+        return Err(Refusal(text.into()).into());
+    }
     let mut bytes = PREAMBLE.to_vec();
-    write_one(&mut bytes, &open.encode_to_vec());
+    write_one(&mut bytes, &open);
     stream.write_all(&bytes).await?;
 
     let reply = read_one(stream, MAX_FRAME_BYTES).await?;
@@ -262,7 +267,7 @@ mod tests {
             from,
             to,
             incarnation: 9,
-            address: String::new(),
+            address: "a:1".into(),
         }
     }
 
@@ -284,8 +289,8 @@ mod tests {
     fn a_hello_round_trips_and_its_bytes_stay_what_they_are() {
         let sent = hello(1, 2, (1, 3));
         let wire = WireOpen { hello: Some(WireHello::of(&sent)), lane: 2 }.encode_to_vec();
-        let golden = b"\x0a\x20\x08\x01\x10\x03\x1a\x04shop\x21\x07\0\0\0\0\0\0\0\x28\x01\x30\x02\
-            \x39\x09\0\0\0\0\0\0\0\x10\x02";
+        let golden = b"\x0a\x25\x08\x01\x10\x03\x1a\x04shop\x21\x07\0\0\0\0\0\0\0\x28\x01\x30\x02\
+            \x39\x09\0\0\0\0\0\0\0\x42\x03a:1\x10\x02";
         assert_eq!(wire, golden);
         let read = WireOpen::decode(&wire[..]).unwrap();
         assert_eq!((read.hello.unwrap().into_hello(), read.lane), (sent, 2));
