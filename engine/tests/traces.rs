@@ -1,0 +1,170 @@
+//! Golden traces: each script in `scripts/` tells a story, and its trace stands in the same file.
+//!
+//! A script is made of comments (`#`), commands (`>`) and what happened after each command, indented.
+//! `QUORATE_BLESS=1 cargo test -p quorate-engine --test traces` writes the traces anew; read the
+//! difference before you commit it, it is a change of behaviour.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `nodes 3` | nodes 1 to 3 with empty disks |
+//! | `log 2 term=5 vote=1: 0 1 1` | node 2 finds this log, a term for each entry, when it starts |
+//! | `initialize 1` | an operator begins the group at node 1 |
+//! | `wake 1` | time goes on to node 1's deadline, and only node 1 looks at its clock |
+//! | `run 500` | 500 ms pass with everyone at work; not shown, there would be too much |
+//! | `elapse 500` | 500 ms pass and nobody looks |
+//! | `deliver` | everything is delivered, and what comes of it |
+//! | `deliver once` | what is on the wire now is delivered, not what comes of it |
+//! | `deliver 1->2` | what is on this link now is delivered |
+//! | `reorder 1->2` | the same, the last sent first |
+//! | `drop 1->2` | what is on this link now is lost |
+//! | `small appends` | from now on an append carries one block |
+//! | `propose 1 x3` | a client proposes three commands |
+//! | `read 1 7` | a client reads, and calls the read 7 |
+//! | `hold 1`, `sync 1`, `release 1` | the disk holds writes back; finishes one; finishes all |
+//! | `crash 1`, `restart 1` | loses what the disk held back; comes up with the rest |
+//! | `cut 1->2`, `partition 1 \| 2 3`, `heal` | links |
+//! | `show` | every node's role, term, log and commit index |
+//!
+//! In a trace `1 --> 2` is a message that arrives, `1 -x> 2` one that is lost, and a line with one
+//! number is what that node does.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Cluster, Image, voters};
+use quorate_engine::{Config, HardState};
+
+/// Runs one script and returns it with the trace it has now.
+fn play(name: &str, script: &str) -> String {
+    let mut cluster = Cluster::new(1);
+    let mut told = String::new();
+    for line in script.lines().filter(|line| !line.starts_with("  ")) {
+        told.push_str(line);
+        told.push('\n');
+        if let Some(command) = line.strip_prefix("> ") {
+            cluster.trace.clear();
+            if obey(&mut cluster, command).is_none() {
+                panic!("{name}: no such command: {command}");
+            }
+            for line in &cluster.trace {
+                told.push_str(&format!("  {line}\n"));
+            }
+        }
+    }
+    told
+}
+
+fn obey(c: &mut Cluster, command: &str) -> Option<()> {
+    let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+    let id = || rest.split_whitespace().next()?.parse::<u64>().ok();
+    let second = || rest.split_whitespace().nth(1);
+    let link = || {
+        let (from, to) = rest.split_once("->")?;
+        Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))
+    };
+    match (verb, rest) {
+        ("nodes", _) => *c = Cluster::new(id()?),
+        ("log", _) => {
+            let (head, terms) = rest.split_once(':')?;
+            let number = |key: &str| {
+                let mut words = head.split_whitespace();
+                words.find_map(|w| w.strip_prefix(key)?.parse::<u64>().ok())
+            };
+            let hard = HardState { term: number("term=")?, voted_for: number("vote=") };
+            let terms: Vec<u64> =
+                terms.split_whitespace().map(|t| t.parse().ok()).collect::<Option<_>>()?;
+            let membership = voters(c.nodes.len() as u64);
+            c.add(Config::new(id()?), Image::of_terms(hard, &membership, &terms));
+        }
+        ("initialize", _) => c.initialize(id()?),
+        ("wake", _) => c.wake(id()?),
+        ("run", _) => {
+            let kept = c.trace.len();
+            c.run(id()?);
+            c.trace.truncate(kept);
+        }
+        ("small", "appends") => c.small_appends = true,
+        ("elapse", _) => c.elapse(id()?),
+        ("deliver", "") => c.deliver_all(),
+        ("deliver", "once") => {
+            let packets: Vec<_> = c.wire.drain(..).collect();
+            packets.into_iter().for_each(|p| c.receive(p));
+        }
+        ("deliver", _) => link().map(|(from, to)| c.deliver(from, to))?,
+        ("reorder", _) => link().map(|(from, to)| c.deliver_reversed(from, to))?,
+        ("drop", _) => link().map(|(from, to)| c.drop(from, to))?,
+        ("propose", _) => c.propose(id()?, second()?.strip_prefix('x')?.parse().ok()?),
+        ("read", _) => c.read(id()?, second()?.parse().ok()?),
+        ("hold", _) => c.hold_disk(id()?),
+        ("sync", _) => c.sync(id()?, 1),
+        ("release", _) => c.release_disk(id()?),
+        ("crash", _) => c.crash(id()?),
+        ("restart", _) => c.restart(id()?),
+        ("cut", _) => link().map(|(from, to)| c.cut(from, to))?,
+        ("partition", _) => {
+            let side = |s: &str| s.split_whitespace().map(|id| id.parse().ok()).collect();
+            let sides: Vec<Vec<u64>> = rest.split('|').map(side).collect::<Option<_>>()?;
+            let sides: Vec<&[u64]> = sides.iter().map(Vec::as_slice).collect();
+            c.partition(&sides);
+        }
+        ("heal", "") => c.heal(),
+        ("show", "") => show(c),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn show(c: &mut Cluster) {
+    for (id, node) in &c.nodes {
+        let Some(engine) = &node.engine else {
+            c.trace.push(format!("{id} is down"));
+            continue;
+        };
+        let terms = node.memory.terms();
+        let terms: Vec<_> = terms.iter().map(u64::to_string).collect();
+        c.trace.push(format!(
+            "{id} {:<13} term {}  committed {:>2}  log {}",
+            engine.role().as_str(),
+            engine.term(),
+            engine.log().committed(),
+            terms.join(" ")
+        ));
+    }
+}
+
+#[test]
+fn scripts() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let bless = std::env::var_os("QUORATE_BLESS").is_some();
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 11, "scripts are missing");
+    let mut changed = Vec::new();
+    for path in files {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let stored = std::fs::read_to_string(&path).unwrap();
+        let now = play(&name, &stored);
+        if now == stored {
+            continue;
+        }
+        if bless {
+            std::fs::write(&path, &now).unwrap();
+            continue;
+        }
+        let differs = stored.lines().zip(now.lines()).position(|(a, b)| a != b);
+        let at = differs.unwrap_or(stored.lines().count().min(now.lines().count()));
+        changed.push(format!(
+            "{name}, line {}:\n  stored: {}\n  now:    {}",
+            at + 1,
+            stored.lines().nth(at).unwrap_or("(end)"),
+            now.lines().nth(at).unwrap_or("(end)")
+        ));
+    }
+    assert!(
+        changed.is_empty(),
+        "traces changed; QUORATE_BLESS=1 writes them anew:\n{}",
+        changed.join("\n")
+    );
+}
