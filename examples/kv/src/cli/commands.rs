@@ -31,7 +31,7 @@ pub(crate) struct Put {
     target: Target,
     #[arg(value_name = "KEY", value_parser = key)]
     key: String,
-    #[arg(value_name = "VALUE", allow_hyphen_values = true)]
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     value: String,
 }
 
@@ -52,8 +52,10 @@ pub(crate) struct Cas {
     absent: bool,
     #[arg(value_name = "KEY", value_parser = key)]
     key: String,
-    #[arg(value_names = ["OLD", "NEW"], num_args = 1..=2, required = true, allow_hyphen_values = true)]
-    values: Vec<String>,
+    #[arg(value_name = "OLD", allow_negative_numbers = true)]
+    old: String,
+    #[arg(value_name = "NEW", allow_negative_numbers = true)]
+    new: Option<String>,
 }
 
 #[derive(Args)]
@@ -162,13 +164,13 @@ pub(crate) async fn delete(args: Delete) -> Result<(), Exit> {
 }
 
 pub(crate) async fn cas(args: Cas) -> Result<(), Exit> {
-    let (expect, new) = match (args.absent, &args.values[..]) {
-        (true, [new]) => (None, new),
-        (false, [old, new]) => (Some(old.as_str()), new),
-        (true, _) => return Err(Exit::unusable("with --absent there is no OLD; say KEY NEW")),
-        (false, _) => {
+    let (expect, new) = match (args.absent, &args.old, &args.new) {
+        (false, old, Some(new)) => (Some(old.as_str()), new),
+        (true, new, None) => (None, new),
+        (false, ..) => {
             return Err(Exit::unusable("say KEY OLD NEW, or --absent KEY NEW if there is no OLD"));
         }
+        (true, ..) => return Err(Exit::unusable("with --absent there is no OLD; say KEY NEW")),
     };
     let (target, key) = (&args.target, &args.key);
     let cas = async |client: Client, server: &Server| client.cas(server, key, expect, new).await;
