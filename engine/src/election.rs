@@ -113,10 +113,16 @@ impl Engine {
         self.count_votes(now, out);
     }
 
-    /// A member took the first configuration: now it can vote.
-    pub(crate) fn on_introduced(&mut self, from: NodeId, out: &mut Outputs) {
-        if matches!(&self.role, Role::PreCandidate { granted } if !granted.contains(&from)) {
-            out.send(from, self.vote_request(true));
+    /// A member took the first configuration from this node: now it can vote.
+    pub(crate) fn on_introduced(&mut self, now: Instant, from: NodeId, out: &mut Outputs) {
+        if !self.introduced.is_empty() {
+            self.introduced.insert(from);
+        }
+        match &self.role {
+            Role::PreCandidate { granted } if !granted.contains(&from) => {
+                out.send(from, self.vote_request(true));
+            }
+            _ => self.count_votes(now, out),
         }
     }
 
@@ -190,16 +196,19 @@ impl Engine {
     /// A voter that is not tied to one yet may be a disk that was wiped and has forgotten what it
     /// acknowledged or whom it voted for, and nobody could tell; so with such votes among them it
     /// takes one more than a majority (all, of two or three), which meets every majority in two
-    /// voters, one of them not wiped. The node that begins the group, and only until it restarts,
-    /// needs no more than a majority: that there is nothing to forget yet is what its operator says
-    /// by initializing it. The first leader ties those who elected it to their directories before
-    /// it takes a command.
+    /// voters, one of them not wiped.
+    ///
+    /// The node that its operator began the group at, while nobody leads, also trusts those who were
+    /// blank until it gave them their first configuration: that there is nothing to forget yet is
+    /// what the operator said, and what they confirm. The first leader ties those who elected it to
+    /// their directories before it takes a command.
     fn would_win(&self, voted: impl Fn(NodeId) -> bool) -> bool {
         let membership = self.log.membership().expect("a candidate has a configuration");
         let tied = |id| membership.member(id).is_some_and(|m| m.incarnation != 0);
-        is_quorum(membership, |id| voted(id) && tied(id))
+        let trusted = |id| tied(id) || self.introduced.contains(&id);
+        is_quorum(membership, |id| voted(id) && trusted(id))
             || is_quorum_and_one(membership, &voted)
-            || ((self.founder || self.config.incarnation == 0) && is_quorum(membership, voted))
+            || (self.config.incarnation == 0 && is_quorum(membership, voted))
     }
 
     /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has
@@ -281,6 +290,7 @@ impl Engine {
         out: &mut Outputs,
     ) -> std::time::Duration {
         self.become_follower(now, self.hard.term, Some(leader), out);
+        self.introduced.clear();
         self.reset_election(now);
         let promise = asked.min(self.config.election_timeout_min);
         self.promised_until = self.promised_until.max(now + promise);

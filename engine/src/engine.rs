@@ -4,7 +4,7 @@
 //! `replication` (both ends of it), `reads`. What they share is here: the term rule, the writes that
 //! are under way, and the report of what changed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::block::EntryBlock;
 use crate::config::{Config, ConfigError, Rng};
@@ -46,8 +46,11 @@ pub struct Engine {
     /// What was last reported by `Output::Changed` and `Output::Configured`.
     reported: (RoleKind, Term, Option<NodeId>),
     reported_configuration: LogId,
-    /// Whether this node began the group, in this life.
-    pub(crate) founder: bool,
+    /// At the node that began the group, until there is a leader: who took its first configuration
+    /// from this node, itself among them. They were blank until then.
+    pub(crate) introduced: BTreeSet<NodeId>,
+    /// Who gave this node its first configuration, in this life: node and incarnation.
+    introduced_by: Option<(NodeId, u64)>,
     stopped: bool,
 }
 
@@ -130,7 +133,8 @@ impl Engine {
             writes: Writes::default(),
             reported: (RoleKind::Follower, hard.term, None),
             reported_configuration: LogId::ZERO,
-            founder: false,
+            introduced: BTreeSet::new(),
+            introduced_by: None,
             stopped: false,
             log,
             config,
@@ -335,8 +339,10 @@ impl Engine {
             Message::AppendEntriesAnswer(m) => self.on_append_answer(now, from, &m, out),
             Message::ReadIndex(m) => self.on_read_index(now, from, &m, out),
             Message::ReadIndexAnswer(m) => self.on_read_index_answer(now, from, &m, out),
-            Message::Introduce(m) => self.on_introduce(now, from, &m.configuration, out),
-            Message::Introduced(_) => self.on_introduced(from, out),
+            Message::Introduce(m) => {
+                self.on_introduce(now, from, incarnation, &m.configuration, out)
+            }
+            Message::Introduced(_) => self.on_introduced(now, from, out),
             Message::Stranger(_) => unreachable!("handled above"),
         }
     }
@@ -389,18 +395,20 @@ impl Engine {
             out.push(Output::Declined(Decline::AlreadyInitialized));
             return;
         }
-        self.founder = true;
+        self.introduced = BTreeSet::from([self.config.id]);
         self.stage(EntryBlock::configuration(FIRST, membership));
         if self.is_voter() {
             self.campaign(now, out);
         }
     }
 
-    /// A node that has no configuration takes the first one; one that has it says so.
+    /// A node that has no configuration takes the first one and says so, to whom it has it from: to
+    /// anyone else that would say that it was blank, which it may long not have been.
     fn on_introduce(
         &mut self,
         now: Instant,
         from: NodeId,
+        incarnation: u64,
         configuration: &EntryBlock,
         out: &mut Outputs,
     ) {
@@ -412,6 +420,10 @@ impl Engine {
         if self.log.last() == LogId::ZERO && self.log.membership().is_none() {
             self.stage(configuration.clone());
             self.reset_election(now);
+            self.introduced_by = Some((from, incarnation));
+        }
+        if self.introduced_by != Some((from, incarnation)) {
+            return;
         }
         let seq = self.writes.newest_seq();
         self.votes.owe_introduction(from, seq);

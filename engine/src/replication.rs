@@ -121,6 +121,7 @@ impl Engine {
             .collect::<BTreeMap<_, _>>();
         let followers: Vec<NodeId> = progress.keys().copied().collect();
         self.leader = Some(me);
+        self.introduced.clear();
         self.role = Role::Leader(Leader {
             progress,
             term_start: noop.index,

@@ -61,11 +61,10 @@ impl Image {
     }
 
     fn truncate(&mut self, from: Index) {
-        while let Some(block) = self.blocks.pop_if(|b| b.last().index >= from) {
-            if block.first() < from {
-                self.blocks.push(block.slice(block.first(), from - 1));
-            }
-        }
+        let cut = self.blocks.iter().find(|b| b.first() < from && from <= b.last().index);
+        let kept = cut.map(|b| b.slice(b.first(), from - 1));
+        self.blocks.retain(|b| b.last().index < from);
+        self.blocks.extend(kept);
     }
 
     fn write(&mut self, write: &Persist) {
