@@ -73,6 +73,10 @@ impl NodeCommand {
         if self.bootstrap {
             command.arg("--bootstrap");
         }
+        // Transitions at least: whoever reads the file wants to know what happened.
+        if std::env::var_os("QUORATE_LOG").is_none() {
+            command.env("QUORATE_LOG", "info");
+        }
         let child = command
             .args(&self.more)
             .process_group(0)

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use kv::client::{CallError, Client, PATIENCE, Server};
+use kv::client::{CallError, Client, PATIENCE, Server, Status};
 use kv::error::Exit;
 use kv::load::{self, Event, Seen};
 use kv::pairs::{self, Pairs};
@@ -101,7 +101,8 @@ async fn show(args: &Demo, cluster: &mut Cluster, pairs: &Arc<Pairs>) -> Result<
     cluster.start()?;
     let places: Vec<String> = cluster.commands.iter().map(place).collect();
     args.say(format!("Three nodes, a process and a log each:\n{}", places.join("\n")));
-    let (leader, term) = cluster.leader(|_| true).await?;
+    cluster.settle().await?;
+    let (leader, term) = cluster.leader().await?;
     args.say(format!("Node {leader} leads in term {term}."));
 
     let written = write(args, cluster, pairs).await?;
@@ -220,7 +221,7 @@ async fn write(args: &Demo, cluster: &mut Cluster, pairs: &Arc<Pairs>) -> Result
         cluster.restart(&mut killed)?;
         args.say(format!("Node {} starts again.", killed.id));
     }
-    let (leader, term) = cluster.leader(|_| true).await?;
+    let (leader, term) = cluster.leader().await?;
     args.say(format!("All acknowledged; node {leader} leads in term {term}."));
     let writes_s = (acknowledged as f64 / seconds).round() as u64;
     Ok(Written { latency, writes_s, leaderless })
@@ -328,8 +329,27 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until every running node answers and one of them, that fits, leads; its id and term.
-    async fn leader(&mut self, fits: impl Fn(u64) -> bool) -> Result<(u64, u64), Exit> {
+    /// Waits until every running node answers and one of them leads; its id and term.
+    async fn leader(&mut self) -> Result<(u64, u64), Exit> {
+        self.poll(|all| leader_of(all).map(|leader| (leader.id, leader.term))).await
+    }
+
+    /// Waits until the young cluster can lose a node. A leader writes into the log which data
+    /// directory each member has, within a heartbeat of hearing from it; before that is everywhere,
+    /// a wiped disk could not be told from the right one, and an election takes all three.
+    async fn settle(&mut self) -> Result<(), Exit> {
+        self.poll(|all| {
+            let heard = leader_of(all)?.matched.values().all(|matched| *matched > 0);
+            heard.then_some(())
+        })
+        .await?;
+        tokio::time::sleep(3 * quorate::Config::default().heartbeat_interval).await;
+        let last = self.poll(|all| leader_of(all).map(|leader| leader.last)).await?;
+        self.poll(|all| all.iter().all(|status| status.committed >= last).then_some(())).await
+    }
+
+    /// Asks every node until all answer and `look` sees in it what is waited for.
+    async fn poll<T>(&mut self, look: impl Fn(&[Status]) -> Option<T>) -> Result<T, Exit> {
         let deadline = Instant::now() + STARTUP;
         loop {
             if let Some(gone) = self.gone() {
@@ -337,16 +357,15 @@ impl Cluster {
             }
             let asked = self.servers.iter().map(|server| self.client.status(server));
             let answers = futures::future::join_all(asked).await;
-            let leader = answers.iter().flatten().filter(|status| status.role == "leader");
-            let leader = leader.max_by_key(|status| status.term);
-            let silent = answers.iter().find_map(|answer| answer.as_ref().err());
-            match (leader, silent) {
-                (Some(leader), None) if fits(leader.id) => return Ok((leader.id, leader.term)),
+            let silent = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
+            let all: Vec<Status> = answers.into_iter().flatten().collect();
+            match (look(&all), silent) {
+                (Some(seen), None) => return Ok(seen),
                 _ if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 (_, silent) => {
-                    let silent = silent.map_or_else(String::new, CallError::to_string);
+                    let silent = silent.as_ref().map_or_else(String::new, CallError::to_string);
                     return Err(self.trouble(&format!("no leader within {STARTUP:?} {silent}")));
                 }
             }
@@ -354,7 +373,7 @@ impl Cluster {
     }
 
     async fn kill_leader(&mut self) -> Result<Killed, Exit> {
-        let (id, _) = self.leader(|_| true).await?;
+        let (id, _) = self.leader().await?;
         let at = Instant::now();
         self.nodes[id as usize - 1]
             .kill()
@@ -440,6 +459,11 @@ fn start(command: &NodeCommand) -> Result<NodeProcess, Exit> {
     command
         .start()
         .map_err(|error| Exit::unusable(format!("node {} can't be started: {error}", command.id)))
+}
+
+/// The leader of the newest term.
+fn leader_of(all: &[Status]) -> Option<&Status> {
+    all.iter().filter(|status| status.role == "leader").max_by_key(|status| status.term)
 }
 
 fn ports(base: u16) -> std::io::Result<[u16; 3]> {

@@ -89,7 +89,7 @@ impl Links {
             command.wrapper = wrapper.into();
         }
         cluster.up_all();
-        cluster.all_healthy().await;
+        cluster.complete().await;
         Some((links, cluster))
     }
 
