@@ -486,8 +486,8 @@ impl Node {
             0 => !needs_cluster(&message),
             _ => self.identity.cluster == 0 || cluster == self.identity.cluster,
         };
-        if to != self.identity.node || !ours {
-            self.notice(from, "speaks for another cluster or to another node");
+        if to != self.identity.node || from == to || !ours {
+            self.notice(from, "speaks for another cluster or node, or to another node");
             return;
         }
         match message {

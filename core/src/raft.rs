@@ -81,8 +81,13 @@ impl<S: StateMachine> Raft<S> {
         &self,
         members: impl IntoIterator<Item = (NodeId, A)>,
     ) -> Result<(), InitializeError> {
+        let members: Vec<(NodeId, A)> = members.into_iter().collect();
+        let count = members.len();
         let membership = Membership::of_voters(members)
             .map_err(|error| InitializeError::Members(error.to_string()))?;
+        if membership.members().len() != count {
+            return Err(InitializeError::Members("a node is named twice".into()));
+        }
         let cluster = cluster_id(&self.shared.host.inner.cluster_name, &membership);
         let (reply, answer) = oneshot::channel();
         self.shared.control.send(Control::Initialize { membership, cluster, reply });

@@ -139,9 +139,9 @@ async fn an_overwritten_entry_that_another_leader_brings_back_is_not_called_lost
     cluster.nodes[&b].wait(PATIENCE).until("the entry", has_it).await.unwrap();
     // One of the rest is elected; nobody hears of its no-op but A, where it takes the entry's place.
     let away = rest.clone();
-    cluster.network.only(move |lane, m| {
-        lane != Lane::Entries || !away.contains(&m.from) || m.to == a
-    });
+    cluster
+        .network
+        .only(move |lane, m| lane != Lane::Entries || !away.contains(&m.from) || m.to == a);
     let c = cluster.leader_among(&rest).await;
     cluster.network.inner.heal();
     cluster.network.inner.isolate(b);

@@ -202,10 +202,7 @@ impl Chaos {
     }
 
     /// Only what `filter` lets pass arrives; the rest is lost without an error.
-    pub(crate) fn only(
-        &self,
-        filter: impl Fn(Lane, &Envelope) -> bool + Send + Sync + 'static,
-    ) {
+    pub(crate) fn only(&self, filter: impl Fn(Lane, &Envelope) -> bool + Send + Sync + 'static) {
         lock(&self.state).filter = Some(Box::new(filter));
     }
 
@@ -356,11 +353,18 @@ impl Cluster {
     /// Waits until all agree on a leader and every member is tied to its data directory, so that no
     /// further entry is on its way.
     pub(crate) async fn settle(&self) -> NodeId {
-        let all = self.ids();
+        self.settle_but(0).await
+    }
+
+    /// The same, while the member `down` is not there.
+    pub(crate) async fn settle_but(&self, down: NodeId) -> NodeId {
+        let all = self.others(down);
         let leader = self.leader_among(&all).await;
-        let tied = |m: &Metrics| {
-            m.membership.as_ref().is_some_and(|m| m.members().values().all(|m| m.incarnation != 0))
-                && m.applied == m.last
+        let tied = move |m: &Metrics| {
+            let known = |members: &quorate::Membership| {
+                members.members().iter().all(|(id, m)| *id == down || m.incarnation != 0)
+            };
+            m.membership.as_ref().is_some_and(|m| known(m)) && m.applied == m.last
         };
         for id in &all {
             self.nodes[id].wait(PATIENCE).until("a settled cluster", tied).await.unwrap();
