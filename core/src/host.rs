@@ -178,7 +178,7 @@ impl HostBuilder {
                 options.seed = self.env.random();
                 let tcp = quorate_network::tcp::TcpTransport::bind(&address, options)
                     .await
-                    .map_err(|error| StartError::Listen(AnyError::new(&error)))?;
+                    .map_err(|error| StartError::Listen(AnyError::error(error)))?;
                 if advertise.is_empty() {
                     advertise = tcp.local_addr().to_string();
                 }
