@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
-use quorate::{Config, Event, InitializeError, Raft, StartError};
+use quorate::{Config, Event, InitializeError, Raft, StartError, StorageError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -121,23 +121,22 @@ pub async fn run(
 async fn listen(address: &str) -> Result<TcpListener, Exit> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "stop what uses it or choose another --http address",
-            _ => "give --http an address of this machine, like 127.0.0.1:8001",
+            io::ErrorKind::AddrInUse => "stop the process that has the port, or choose another",
+            _ => "give it an address of this machine, like 127.0.0.1:8001",
         };
-        Exit::unusable(format!("can't listen for clients on {address}: {error}; {advice}"))
+        Exit::unusable(format!("--http: can't listen on {address}: {error}; {advice}"))
     })
 }
 
 fn refused(settings: &Settings, error: &StartError) -> Exit {
     match error {
         // What the directory holds is at fault, not the way it was named.
-        StartError::Storage(quorate::StorageError::Corrupt(_)) | StartError::Engine(_) => {
+        StartError::Storage(StorageError::Corrupt(_)) | StartError::Engine(_) => {
             Exit::failed(format!("{}: {error}", settings.data.display()))
         }
-        StartError::Listen(_) => Exit::unusable(format!(
-            "{error}; stop what uses {} or choose another --raft address",
-            settings.raft
-        )),
+        StartError::Listen(_) => Exit::unusable(format!("--raft: {error}")),
+        // It names the directory itself.
+        StartError::Storage(StorageError::InUse(_)) => Exit::unusable(format!("--data: {error}")),
         _ => Exit::unusable(format!("{}: {error}", settings.data.display())),
     }
 }

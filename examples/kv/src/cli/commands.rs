@@ -270,7 +270,11 @@ fn row(
 ) -> Vec<String> {
     let status = match status {
         Ok(status) => status,
-        Err(error) => return vec![server.to_string(), "-".into(), error.to_string()],
+        Err(error) => {
+            let mut row = vec!["-".to_owned(); 10];
+            (row[0], row[9]) = (server.to_string(), error.to_string());
+            return row;
+        }
     };
     let leader = status.leader.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let health = match &status.fatal {

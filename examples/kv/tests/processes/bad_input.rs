@@ -47,14 +47,14 @@ async fn ports_and_directories_that_are_taken() {
     let mut command = another(&cluster, 1);
     command.data = fresh("a");
     command.http.clone_from(&cluster.commands[&1].http);
-    ends(&command, 2, "choose another --http address").await;
+    ends(&command, 2, "--http: can't listen on").await;
     assert!(!command.data.exists(), "nothing is left of a node that could not start");
 
     let mut command = another(&cluster, 1);
     command.data = fresh("b");
     command.log = fresh("b.log");
     command.raft.clone_from(&cluster.commands[&2].raft);
-    ends(&command, 2, "choose another --raft address").await;
+    ends(&command, 2, "--raft: can't listen on").await;
 
     let mut command = another(&cluster, 1);
     command.log = fresh("c.log");

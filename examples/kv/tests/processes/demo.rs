@@ -126,5 +126,5 @@ async fn ports_that_are_taken_are_told() {
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(err.contains("choose another --http address"), "{err}");
+    assert!(err.contains("--http: can't listen on"), "{err}");
 }
