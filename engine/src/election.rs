@@ -7,7 +7,7 @@ use crate::block::EntryBlock;
 use crate::engine::{Engine, FIRST, PLAUSIBLE};
 use crate::io::{Fatal, Outputs};
 use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAnswer};
-use crate::quorum::{is_quorum, is_quorum_and_one};
+use crate::quorum::{is_quorum, meets_quorums_twice};
 use crate::replication::Leader;
 use crate::types::{HardState, Instant, NodeId, Term};
 
@@ -195,8 +195,8 @@ impl Engine {
     /// A majority does (paper §5.2) if the membership ties each of its voters to a data directory.
     /// A voter that is not tied to one yet may be a disk that was wiped and has forgotten what it
     /// acknowledged or whom it voted for, and nobody could tell; so with such votes among them it
-    /// takes one more than a majority (all, of two or three), which meets every majority in two
-    /// voters, one of them not wiped.
+    /// takes as many as meet every majority in two voters, one of them not wiped: of an odd number of
+    /// voters one more than a majority, of three all.
     ///
     /// The node that its operator began the group at, while nobody leads, also trusts those who were
     /// blank until it gave them their first configuration: that there is nothing to forget yet is
@@ -207,7 +207,7 @@ impl Engine {
         let tied = |id| membership.member(id).is_some_and(|m| m.incarnation != 0);
         let trusted = |id| tied(id) || self.introduced.contains(&id);
         is_quorum(membership, |id| voted(id) && trusted(id))
-            || is_quorum_and_one(membership, &voted)
+            || meets_quorums_twice(membership, &voted)
             || (self.config.incarnation == 0 && is_quorum(membership, voted))
     }
 

@@ -85,6 +85,20 @@ fn a_vote_request_leaves_only_when_the_own_vote_is_durable() {
     assert_eq!(votes_on_wire(&c, 1, 3), 1);
 }
 
+/// The write of something else is no reason to ask.
+#[test]
+fn a_vote_request_waits_for_the_write_of_the_vote_itself() {
+    let mut c = Cluster::new(3);
+    c.hold_disk(1);
+    c.initialize(1);
+    c.deliver_all();
+    assert_eq!((c.role(1), c.node(1).unsynced.len()), (RoleKind::Candidate, 2));
+    c.sync(1, 1); // the configuration
+    assert!(c.on_wire(1, 2).is_empty());
+    c.sync(1, 1); // the vote
+    assert_eq!(c.on_wire(1, 2), [&vote_request(1, LogId::new(0, 1))]);
+}
+
 /// The same for a vote granted to another.
 #[test]
 fn a_vote_is_granted_only_when_it_is_durable() {
@@ -705,6 +719,21 @@ fn an_answer_of_an_earlier_session_counts_for_nothing() {
     });
     c.inject(2, 1, stale);
     assert_eq!(c.engine(1).matched().collect::<Vec<_>>(), before);
+}
+
+/// An append of an ended session that arrives late must not take the acknowledgement of the present
+/// one with it.
+#[test]
+fn a_late_append_does_not_hide_an_acknowledgement() {
+    let mut c = with_logs(&[(1, &[0, 1]), (1, &[0, 1]), (1, &[0, 1])]);
+    c.hold_disk(2);
+    let prev = LogId::new(1, 2);
+    c.inject(1, 2, append(1, 5, prev, vec![block(1, 3, "a")], 0));
+    c.inject(1, 2, append(1, 4, prev, vec![block(1, 3, "a")], 0));
+    c.release_disk(2);
+    let answer = c.take(2, 1).pop().unwrap().message;
+    let Message::AppendEntriesAnswer(m) = answer else { panic!("{answer}") };
+    assert_eq!((m.session, m.matched), (5, 3));
 }
 
 /// A conflict overtaken by a newer acknowledgement, taken for a follower that lost its disk.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_engine::NodeId;
+use quorate_engine::{Membership, NodeId};
 
 use crate::network::Weather;
 use crate::node::Node;
@@ -209,6 +209,9 @@ impl World {
     }
 
     fn stuck(&mut self, what: &str) -> Result<(), Failure> {
+        if self.lacks_too_many() {
+            return Ok(());
+        }
         self.fail(LIVENESS, what.into());
         self.failure.clone().map_or(Ok(()), Err)
     }
@@ -216,6 +219,16 @@ impl World {
     /// Those who have to come back to work: all but a node whose disk was lost and that is refused.
     fn members(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| n.stopped.is_none())
+    }
+
+    /// Whether one disk was lost and another member has not been heard by a leader yet: its disk
+    /// might be the one that was lost, so it counts as failed as well, and that may be too many.
+    fn lacks_too_many(&self) -> bool {
+        let newest = self.members().max_by_key(|n| n.log.last());
+        let engine = newest.and_then(|n| n.engine.as_ref());
+        let unknown = |m: &Membership| m.members().values().any(|m| m.incarnation == 0);
+        self.statistics.refused > 0
+            && engine.and_then(|e| e.log().membership()).is_some_and(unknown)
     }
 
     /// The leader, if every node knows the same.

@@ -527,7 +527,8 @@ impl Cluster {
     pub fn run(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         self.deliver_all();
-        loop {
+        for round in 0.. {
+            assert!(round < 100_000, "a deadline that waking does not move");
             let engines = self.nodes.values().filter_map(|n| n.engine.as_ref());
             let Some(next) = engines.filter_map(Engine::deadline).min().filter(|at| *at <= end)
             else {
