@@ -14,7 +14,7 @@ fn help(arguments: &[&str]) -> String {
 /// The words of `text` that are long flags.
 fn flags(text: &str) -> impl Iterator<Item = &str> {
     let word = |c: char| !(c.is_ascii_lowercase() || c == '-');
-    text.split(word).filter(|w| w.starts_with("--") && w.trim_matches('-') != "")
+    text.split(word).filter(|w| w.starts_with("--") && !w.trim_matches('-').is_empty())
 }
 
 #[test]
