@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,9 +95,9 @@ async fn a_machine_that_hangs_holds_up_its_own_callers_only() {
     cluster.shutdown().await;
 }
 
-/// A run of which a part is applied when the machine hangs has a deadline like any other.
+/// A run is applied in one batch, whatever the batches' bound, and has a deadline like any write.
 #[tokio::test(start_paused = true)]
-async fn a_run_across_batches_keeps_its_deadline() {
+async fn a_run_larger_than_a_batch_keeps_its_deadline() {
     let disk = MemoryDisk::new();
     let (machine, control) = Ledger::new();
     let change = |c: &mut quorate::Config| {
@@ -332,12 +331,11 @@ async fn a_backlog_does_not_keep_a_single_thread_from_the_node() {
     let raft =
         Raft::builder(1, machine).storage(disk.open()).config(settings).start().await.unwrap();
     raft.wait(PATIENCE).role(RoleKind::Leader).await.unwrap();
-    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut turns = 0;
     while control.applied() < 2000 {
-        seen.lock().unwrap().push(control.applied());
+        turns += 1;
         tokio::task::yield_now().await;
     }
-    let seen = seen.lock().unwrap();
-    assert!(seen.len() > 100, "the test ran {} times meanwhile", seen.len());
+    assert!(turns > 100, "the test ran {turns} times meanwhile");
     raft.shutdown().await;
 }

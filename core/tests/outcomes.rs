@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::*;
 use quorate::{Lane, RoleKind, WriteError};
+use quorate_network::Message;
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,6 +35,42 @@ async fn a_run_is_contiguous_and_answered_in_order() {
     }
     assert_eq!(cluster.nodes[&1].write_many([]).await.unwrap(), []);
     assert_eq!(cluster.nodes[&2].write_many([5]).await.unwrap().len(), 1);
+    cluster.shutdown().await;
+}
+
+/// A run that is larger than an append is sent from the log, the leader dies, and a follower that
+/// could have a part of the run is elected.
+#[tokio::test(start_paused = true)]
+async fn a_run_is_done_as_a_whole_or_not_at_all() {
+    let change = |c: &mut quorate::Config| {
+        c.append_bytes = 100;
+        c.tail_bytes = 0;
+    };
+    let cluster = Cluster::new(3, config(change)).await;
+    let leader = cluster.settle().await;
+    let others = cluster.others(leader);
+    cluster.network.only(|lane, _| lane != Lane::Entries);
+    let before = cluster.nodes[&leader].metrics().last;
+    let run = {
+        let node = cluster.nodes[&leader].clone();
+        tokio::spawn(async move { node.write_many(0..100).await })
+    };
+    tokio::time::sleep(SECOND / 10).await;
+    let to = others[0];
+    cluster.network.only(move |lane, m| match &m.message {
+        Message::Raft(quorate_engine::Message::AppendEntries(append)) => {
+            m.to == to && append.last().index < before + 100
+        }
+        _ => lane != Lane::Entries,
+    });
+    tokio::time::sleep(3 * SECOND).await;
+    cluster.network.inner.isolate(leader);
+    cluster.network.only(|_, _| true);
+    cluster.leader_among(&others).await;
+    cluster.nodes[&to].write(1000).await.unwrap();
+    cluster.network.calm();
+    assert!(matches!(run.await.unwrap().unwrap_err(), WriteError::Overwritten));
+    assert_eq!(cluster.ledger().await, [1000]);
     cluster.shutdown().await;
 }
 

@@ -41,9 +41,13 @@ pub trait RaftStorage: Send + 'static {
 /// Reads entries that are no longer in memory: for followers far behind, and after a restart.
 #[async_trait]
 pub trait LogReader: Send + Sync + 'static {
-    /// Durable entries after the entry `after` and not beyond `through`: at least one, then as
-    /// many as fit into about `max_bytes`. The first block begins at `after.index + 1`, each next
-    /// one directly behind.
+    /// Durable entries after the entry `after` and not beyond `through`: at least one block, then
+    /// as many as fit into about `max_bytes`. The first block begins at `after.index + 1`, each
+    /// next one directly behind.
+    ///
+    /// Blocks are given as they were appended, less what is not asked for or was overwritten: none
+    /// is cut to fit, nor are two made one. What a client has proposed as one run stands in one
+    /// block, and no node may ever have a part of it that could be committed without the rest.
     ///
     /// Called by replication streams and by the apply worker, concurrently with writes; a dropped
     /// future leaves nothing behind.

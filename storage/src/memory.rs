@@ -13,7 +13,7 @@ use quorate_engine::{EntryBlock, Index, LogId};
 use crate::log::{
     LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone,
 };
-use crate::state::{LogState, Spans, cut};
+use crate::state::{LogState, Spans};
 
 /// What a [`MemoryStorage`] writes to; a clone is the same disk.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +155,7 @@ impl LogReader for MemoryReader {
     ) -> Result<Vec<EntryBlock>, LogReadError> {
         let size = |block: &EntryBlock| block.bytes().len();
         let spans = self.0.lock().spans.select(after, through, max_bytes, size)?;
-        Ok(spans.iter().map(|span| cut(&span.at, span.first, span.last, max_bytes)).collect())
+        Ok(spans.iter().map(|span| span.at.slice(span.first, span.last)).collect())
     }
 }
 

@@ -245,7 +245,8 @@ impl<T: Clone> Spans<T> {
         self.spans.front().map(|span| &span.at)
     }
 
-    /// The spans that answer a read, cut to what was asked for: one, then as many as fit.
+    /// The spans that answer a read, cut to what was asked for: one, then as many as fit. None is
+    /// cut to fit: what was appended as one block stays together.
     ///
     /// # Errors
     /// As [`crate::LogReader::read`].
@@ -290,27 +291,6 @@ impl<T: Clone> Spans<T> {
         }
         if found.is_empty() { Err(LogReadError::Superseded) } else { Ok(found) }
     }
-}
-
-/// The entries `first..=last` of `block`, fewer (but one at least) if they pass `max_bytes`.
-pub(crate) fn cut(block: &EntryBlock, first: Index, last: Index, max_bytes: usize) -> EntryBlock {
-    use quorate_engine::block::{BLOCK_HEADER_BYTES, ENTRY_OVERHEAD_BYTES};
-    if block.bytes().len() <= max_bytes {
-        return block.slice(first, last);
-    }
-    let mut total = BLOCK_HEADER_BYTES;
-    let mut fits = first;
-    for (index, payload) in (block.first()..=last).zip(block.entries()) {
-        if index < first {
-            continue;
-        }
-        total += ENTRY_OVERHEAD_BYTES + payload.len();
-        if total > max_bytes {
-            break;
-        }
-        fits = index;
-    }
-    block.slice(first, fits)
 }
 
 #[cfg(test)]
@@ -412,14 +392,5 @@ mod tests {
         assert_eq!(whole.missing_through, 0);
         assert_eq!(whole.now.runs, vec![TermRun { first: 15, term: 3 }]);
         assert_eq!(after(&[LogOp::Reset { to: LogId::new(5, 12) }]).missing_through, 0);
-    }
-
-    #[test]
-    fn a_cut_block_fits_or_has_one_entry() {
-        let b = block(1, 10, 10);
-        assert_eq!(cut(&b, 12, 15, usize::MAX).last().index, 15);
-        assert_eq!(cut(&b, 12, 15, 0).count(), 1);
-        assert_eq!(cut(&b, 12, 18, 40 + 14 * 3).count(), 3);
-        assert_eq!(cut(&b, 12, 18, 40 + 14 * 3 - 1).count(), 2);
     }
 }

@@ -283,6 +283,8 @@ pub(super) fn bounded<F: Fixture>(s: &mut Session<F>) {
                 for block in &blocks {
                     assert_eq!(block.first(), next, "{what}: contiguous");
                     next = block.last().index + 1;
+                    let whole = (next - 1) % 5 == 0 || next - 1 == through;
+                    assert!(whole, "{what}: a block cut to fit: {block}");
                     put(&mut found, block);
                 }
                 assert!(next - 1 <= through.min(last), "{what}: too far");

@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::segment::{Location, corrupt, failed};
 use super::writer::Group;
 use crate::log::{LogReadError, LogReader};
-use crate::state::{Span, cut};
+use crate::state::Span;
 
 /// Bytes between two blocks worth reading along rather than asking the disk twice.
 const MAX_GAP_BYTES: u64 = 4096;
@@ -39,7 +39,7 @@ impl LogReader for WalReader {
         let mut rest = &spans[..];
         while !rest.is_empty() {
             let (near, far) = rest.split_at(neighbours(rest));
-            self.read_neighbours(near, max_bytes, &mut blocks)?;
+            self.read_neighbours(near, &mut blocks)?;
             rest = far;
         }
         Ok(blocks)
@@ -60,7 +60,6 @@ impl WalReader {
     fn read_neighbours(
         &self,
         spans: &[Span<Location>],
-        max_bytes: usize,
         blocks: &mut Vec<EntryBlock>,
     ) -> Result<(), LogReadError> {
         let (first, last) = (&spans[0].at, &spans[spans.len() - 1].at);
@@ -77,7 +76,7 @@ impl WalReader {
                 let what = format!("entries {first} to {last} should be here, not {block}");
                 return Err(corrupt(&*self.disk, at.segment.number, at.offset, &what).into());
             }
-            blocks.push(cut(&block, *first, *last, max_bytes));
+            blocks.push(block.slice(*first, *last));
         }
         Ok(())
     }
