@@ -323,13 +323,13 @@ impl Engine {
             out.send(from, Message::Stranger(crate::message::Stranger { refused: incarnation }));
             return;
         }
-        self.note_incarnation(from, incarnation);
         if let Some(term) = message.term() {
             if term > self.hard.term && !self.keeps_its_promise(now, &message) {
                 // The term rule (paper §5.1), on every path.
                 self.become_follower(now, term, None, out);
             }
         }
+        self.tie([(from, incarnation)], out);
         match message {
             Message::RequestVote(m) => self.on_request_vote(now, from, &m, out),
             Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, incarnation, &m, out),

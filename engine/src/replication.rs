@@ -34,8 +34,6 @@ pub(crate) struct Leader {
     /// Last index and bytes of what was proposed and is not committed.
     uncommitted: VecDeque<(Index, u64)>,
     pub(crate) uncommitted_bytes: u64,
-    /// Incarnations heard from members whose own is not in the membership yet.
-    heard: BTreeMap<NodeId, u64>,
 }
 
 /// One follower, as its leader knows it.
@@ -132,13 +130,12 @@ impl Engine {
             reads: LeaderReads::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
-            heard: electors,
         });
         self.stage(EntryBlock::noop(noop));
         for id in followers {
             self.begin_session(now, id, after, out);
         }
-        self.record_incarnations(out);
+        self.tie(electors, out);
         self.broadcast(now, out);
         self.lead_local_reads(now, out);
     }
@@ -199,7 +196,6 @@ impl Engine {
             self.step_down(now, out);
             return;
         }
-        self.record_incarnations(out);
         self.broadcast(now, out);
     }
 
@@ -430,28 +426,26 @@ impl Engine {
         self.start_reads(now, out);
     }
 
-    /// Remembers the incarnation of a member that the membership does not tie to one yet.
-    pub(crate) fn note_incarnation(&mut self, from: NodeId, incarnation: u64) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let member = self.log.membership().and_then(|m| m.member(from));
-        if incarnation != 0 && member.is_some_and(|m| m.incarnation == 0) {
-            leader.heard.entry(from).or_insert(incarnation);
-        }
-    }
-
-    /// Writes the incarnations heard into the membership, so that another disk under a known id is
-    /// recognized for ever. Voters stay the same, so it is always allowed: every quorum before is
-    /// one after.
-    fn record_incarnations(&mut self, out: &mut Outputs) {
-        let Role::Leader(leader) = &mut self.role else { return };
+    /// Ties members to the incarnations they were heard with, where the membership does not yet, so
+    /// that another disk under a known id is recognized for ever.
+    ///
+    /// At once, not with the next heartbeat: until it is done, losing this leader may leave too few
+    /// votes that count. Voters stay the same, so it is always allowed: every quorum before is one
+    /// after.
+    pub(crate) fn tie(
+        &mut self,
+        heard: impl IntoIterator<Item = (NodeId, u64)>,
+        out: &mut Outputs,
+    ) {
+        let Role::Leader(_) = &self.role else { return };
         let Some((_, membership)) = self.log.configurations().last() else { return };
-        let mut next = membership.clone();
-        for (id, incarnation) in &leader.heard {
-            if next.member(*id).is_some_and(|m| m.incarnation == 0) {
-                next = next.with_incarnation(*id, *incarnation);
-            }
+        let untied = |id| membership.member(id).is_some_and(|m| m.incarnation == 0);
+        let mut next = None;
+        for (id, incarnation) in heard.into_iter().filter(|(id, i)| *i != 0 && untied(*id)) {
+            let tied = next.as_ref().unwrap_or(membership).with_incarnation(id, incarnation);
+            next = Some(tied);
         }
-        if next != *membership {
+        if let Some(next) = next {
             let id = LogId::new(self.hard.term, self.log.last().index + 1);
             self.append_as_leader(EntryBlock::configuration(id, &next), out);
         }

@@ -629,9 +629,9 @@ impl World {
             {
                 m.matched += 1;
             }
-            (Some(Sabotage::VotesAltered), Message::RequestVoteAnswer(m))
-                if !m.granted && !m.pre =>
-            {
+            (Some(Sabotage::VotesAltered), Message::RequestVoteAnswer(m)) if !m.granted => {
+                // A pre-vote that is granted names the term that was asked for.
+                m.term += u64::from(m.pre);
                 m.granted = true;
             }
             _ => {}
