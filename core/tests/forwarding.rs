@@ -89,9 +89,9 @@ async fn torment(seed: u64) {
     let ledger = cluster.ledger().await;
     let done: BTreeSet<u64> = ledger.iter().copied().collect();
     assert_eq!(done.len(), ledger.len(), "a write was done twice");
-    let outcomes = known.outcomes.lock().unwrap();
+    let outcomes = std::mem::take(&mut *known.outcomes.lock().unwrap());
     let mut acknowledged = 0;
-    for (id, outcome) in outcomes.iter() {
+    for (id, outcome) in &outcomes {
         match outcome {
             Ok(position) => {
                 assert_eq!(ledger[*position as usize - 1], *id, "an acknowledged write");
@@ -102,7 +102,6 @@ async fn torment(seed: u64) {
         }
     }
     assert!(acknowledged > 100, "only {acknowledged} of {}", outcomes.len());
-    drop(outcomes);
     cluster.shutdown().await;
 }
 

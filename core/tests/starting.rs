@@ -44,7 +44,8 @@ async fn listen_and_network_contradict_each_other() {
 #[tokio::test]
 async fn timing_that_cannot_work_is_refused_before_anything_is_opened() {
     let dir = tempfile::tempdir().unwrap();
-    let changes: [(fn(&mut Config), &str); 4] = [
+    type Change = fn(&mut Config);
+    let changes: [(Change, &str); 4] = [
         (|c| c.heartbeat_interval = Duration::from_millis(400), "3 heartbeat intervals"),
         (|c| c.election_timeout_max = c.election_timeout_min, "candidates collide"),
         (|c| c.heartbeat_interval = Duration::ZERO, "heartbeat_interval is zero"),
