@@ -26,7 +26,7 @@
 //! What is not done: entries are not encrypted or compressed, and a group that never compacts keeps
 //! every segment since its first entry.
 //!
-//! The bytes are drawn in `docs/wal-format.md`; [`inspect`] shows those of a directory.
+//! The bytes are drawn in `docs/wal-format.md`; [`inspect()`] shows those of a directory.
 
 mod disk;
 mod fake_disk;
