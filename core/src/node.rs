@@ -130,11 +130,11 @@ pub(crate) struct Node {
     pub(crate) control: mpsc::UnboundedReceiver<Control>,
     /// Bytes of requests that wait, counted by the handles, given back here.
     pub(crate) queued_bytes: Arc<AtomicUsize>,
-    pub(crate) state: Turn,
+    pub(crate) books: Books,
 }
 
 /// The node's own bookkeeping, empty at the start.
-pub(crate) struct Turn {
+pub(crate) struct Books {
     out: Outputs,
     batch: WriteBatch,
     batch_seq: u64,
@@ -158,7 +158,7 @@ pub(crate) struct Turn {
     stopping: bool,
 }
 
-impl Turn {
+impl Books {
     /// Of a process that starts in the term `born_in`.
     pub(crate) fn new(boot: u64, born_in: Term) -> Self {
         Self {
@@ -195,7 +195,7 @@ impl Node {
             self.on_configured(id, Some(membership));
         }
         self.publish();
-        while !self.state.stopping {
+        while !self.books.stopping {
             // The timer is set again only for an earlier moment: a follower's deadline moves with
             // every heartbeat, and the timer may just as well fire for nothing now and then.
             match (self.deadline(), armed) {
@@ -212,7 +212,7 @@ impl Node {
             tokio::select! { biased;
                 _ = self.control.recv_many(&mut controls, TURN) => {}
                 n = self.requests.recv_many(&mut requests, TURN) => {
-                    self.state.stopping = n == 0;
+                    self.books.stopping = n == 0;
                 }
                 () = &mut timer, if armed.is_some() => armed = None,
             }
@@ -231,11 +231,11 @@ impl Node {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let waiting = !self.state.parked.is_empty()
-            || !self.state.forwarding.is_empty()
+        let waiting = !self.books.parked.is_empty()
+            || !self.books.forwarding.is_empty()
             || !self.pending.is_empty()
             || self.apply.has_readers();
-        let sweep = waiting.then_some(self.state.sweep_at);
+        let sweep = waiting.then_some(self.books.sweep_at);
         match (self.engine.deadline(), sweep) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -250,7 +250,7 @@ impl Node {
         }
         for control in controls.drain(..) {
             self.on_control(now, control);
-            if self.state.fatal.is_some() {
+            if self.books.fatal.is_some() {
                 // An error fences the node: whatever else waits, it does and says nothing more.
                 return;
             }
@@ -260,12 +260,12 @@ impl Node {
             self.report_sent(now);
             self.step(now, Input::Wake);
         }
-        if self.state.sweep_at <= now {
-            self.state.sweep_at = now + SWEEP;
+        if self.books.sweep_at <= now {
+            self.books.sweep_at = now + SWEEP;
             self.sweep(now);
         }
         self.submit();
-        self.application.fail_writes(&mut self.state.failures);
+        self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
         if self.engine.role() == RoleKind::Leader {
             self.board.heard(now, self.engine.log().committed());
@@ -284,12 +284,12 @@ impl Node {
             }
             Control::Persisted { seq } => {
                 self.step(now, Input::Persisted { seq });
-                let waiting = std::mem::take(&mut self.state.initializing);
+                let waiting = std::mem::take(&mut self.books.initializing);
                 for (at, reply) in waiting {
                     if at <= seq {
                         drop(reply.send(Ok(())));
                     } else {
-                        self.state.initializing.push((at, reply));
+                        self.books.initializing.push((at, reply));
                     }
                 }
             }
@@ -297,7 +297,7 @@ impl Node {
             Control::Lost { to, session } => self.step(now, Input::Lost { to, session }),
             Control::ClientsLost { peer } => {
                 // Any of them may have arrived, also what was handed over before.
-                for write in self.state.forwarding.take(|leader, _| leader == peer) {
+                for write in self.books.forwarding.take(|leader, _| leader == peer) {
                     self.reject(write, WriteError::Unknown);
                 }
             }
@@ -307,7 +307,7 @@ impl Node {
                 self.on_initialize(now, membership, cluster, reply);
             }
             Control::Failed(cause) => self.fail(cause),
-            Control::Shutdown => self.state.stopping = true,
+            Control::Shutdown => self.books.stopping = true,
         }
     }
 
@@ -331,9 +331,9 @@ impl Node {
         self.place(now, writes);
         if !readers.is_empty() {
             // All readers of a turn are one read of the engine.
-            self.state.next_read += 1;
-            let token = self.state.next_read;
-            self.state.reads.insert(token, readers);
+            self.books.next_read += 1;
+            let token = self.books.next_read;
+            self.books.reads.insert(token, readers);
             let deadline = now + self.config.read_timeout;
             self.step(now, Input::Read { token, deadline });
         }
@@ -350,7 +350,7 @@ impl Node {
                 self.forward(leader, writes);
             }
             Err(Decline::NotLeader { leader: None }) if self.config.forward_writes => {
-                self.state.parked.extend(writes);
+                self.books.parked.extend(writes);
             }
             Err(decline) => {
                 for write in writes {
@@ -376,7 +376,7 @@ impl Node {
             }
             let next = self.engine.log().last().index + 1 + batch.len() as u64;
             let commands = write.commands.as_slice();
-            self.state.proposing.push(Origin {
+            self.books.proposing.push(Origin {
                 first: LogId::new(self.engine.term(), next),
                 count: commands.len() as u32,
                 many: matches!(write.commands, Commands::Many(_)),
@@ -414,10 +414,10 @@ impl Node {
             if group.is_empty() {
                 continue;
             }
-            let message = self.state.forwarding.message(term, codec, timeout, &group);
+            let message = self.books.forwarding.message(term, codec, timeout, &group);
             let message = Message::Forward(message);
             if self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message)) {
-                self.state.forwarding.sent(leader, group);
+                self.books.forwarding.sent(leader, group);
             } else {
                 for write in group {
                     self.reject(write, WriteError::Overloaded);
@@ -434,7 +434,7 @@ impl Node {
 
     fn tell(&mut self, who: Who, error: WriteError) {
         match who {
-            Who::Local(token) => self.state.failures.push((token, error)),
+            Who::Local(token) => self.books.failures.push((token, error)),
             Who::Remote { node, boot, token } => {
                 let answer = ForwardAnswer { token, outcome: outcome_of(&error) };
                 self.send_answers(node, boot, vec![answer]);
@@ -454,8 +454,8 @@ impl Node {
         reply: InitializeReply,
     ) {
         let outcome = if self.identity.cluster == cluster {
-            if !self.state.initializing.is_empty() {
-                self.state.initializing.push((self.state.batch_seq, reply));
+            if !self.books.initializing.is_empty() {
+                self.books.initializing.push((self.books.batch_seq, reply));
                 return;
             }
             Ok(())
@@ -465,11 +465,11 @@ impl Node {
             let id = self.identity.node;
             Err(InitializeError::Members(format!("node {id} itself is not among the members")))
         } else {
-            self.state.adopting = cluster;
+            self.books.adopting = cluster;
             self.step(now, Input::Initialize { membership });
-            self.state.adopting = 0;
+            self.books.adopting = 0;
             if self.identity.cluster == cluster {
-                self.state.initializing.push((self.state.batch_seq, reply));
+                self.books.initializing.push((self.books.batch_seq, reply));
                 return;
             }
             Err(InitializeError::OtherCluster)
@@ -496,9 +496,9 @@ impl Node {
                     quorate_engine::Message::Heartbeat(m) => Some((m.term, m.commit)),
                     _ => None,
                 };
-                self.state.adopting = cluster;
+                self.books.adopting = cluster;
                 self.step(now, Input::Receive { from, incarnation, message });
-                self.state.adopting = 0;
+                self.books.adopting = 0;
                 if let Some((term, commit)) = heard {
                     if (self.engine.term(), self.engine.leader()) == (term, Some(from)) {
                         self.board.heard(now, commit);
@@ -515,7 +515,7 @@ impl Node {
         let who = |token| Who::Remote { node: from, boot: m.boot, token };
         let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
         let member = self.engine.log().membership().is_some_and(|m| m.member(from).is_some());
-        if !member || !self.state.forwarding.is_new(m.term, from, m.boot, m.sequence) {
+        if !member || !self.books.forwarding.is_new(m.term, from, m.boot, m.sequence) {
             return;
         }
         let deadline = now + m.timeout.min(self.config.write_timeout);
@@ -559,11 +559,11 @@ impl Node {
     }
 
     fn on_forwarded(&mut self, from: NodeId, m: Forwarded) {
-        if m.boot != self.state.forwarding.boot {
+        if m.boot != self.books.forwarding.boot {
             return;
         }
         for ForwardAnswer { token, outcome } in m.answers {
-            let Some(write) = self.state.forwarding.answered(from, token) else { continue };
+            let Some(write) = self.books.forwarding.answered(from, token) else { continue };
             let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
             let error = match outcome {
                 ForwardOutcome::Applied(responses)
@@ -579,7 +579,7 @@ impl Node {
                 }
                 ForwardOutcome::NotLeader(_) => {
                     // Certainly not done: it waits for a leader again, until the next sweep.
-                    self.state.parked.push(write);
+                    self.books.parked.push(write);
                     continue;
                 }
                 ForwardOutcome::Overloaded => WriteError::Overloaded,
@@ -609,9 +609,9 @@ impl Node {
 
     /// The lanes to a peer; opened when it is first spoken to. `None` for a stranger too many.
     fn lanes(&mut self, id: NodeId) -> Option<&PeerLanes> {
-        let Node { wires, engine, directory, state, .. } = self;
-        let open = state.peers.len();
-        match state.peers.entry(id) {
+        let Node { wires, engine, directory, books, .. } = self;
+        let open = books.peers.len();
+        match books.peers.entry(id) {
             Entry::Occupied(lanes) => Some(lanes.into_mut()),
             Entry::Vacant(vacant) => {
                 let membership = engine.log().membership();
@@ -634,7 +634,7 @@ impl Node {
             return;
         }
         let sent: Vec<_> =
-            self.state.peers.iter().filter_map(|(id, lanes)| Some((*id, lanes.sent()?))).collect();
+            self.books.peers.iter().filter_map(|(id, lanes)| Some((*id, lanes.sent()?))).collect();
         for (to, (session, through)) in sent {
             self.step(now, Input::Sent { to, session, through });
         }
@@ -643,14 +643,14 @@ impl Node {
     // ---- the engine ----
 
     fn step(&mut self, now: Instant, input: Input) {
-        let mut out = std::mem::take(&mut self.state.out);
+        let mut out = std::mem::take(&mut self.books.out);
         tracing::trace!(node = self.identity.node, group = self.wires.group, %input);
         self.engine.step(now, input, &mut out);
         for output in out.drain() {
             tracing::trace!(node = self.identity.node, group = self.wires.group, %output);
             self.execute(now, output);
         }
-        self.state.out = out;
+        self.books.out = out;
     }
 
     fn execute(&mut self, now: Instant, output: Output) {
@@ -659,12 +659,12 @@ impl Node {
                 if self.identity.cluster == 0 && !persist.blocks.is_empty() {
                     self.join_cluster();
                 }
-                let ops = &mut self.state.batch.ops;
+                let ops = &mut self.books.batch.ops;
                 ops.extend(persist.hard_state.map(LogOp::HardState));
                 for block in persist.blocks {
                     self.tail_append(block);
                 }
-                self.state.batch_seq = persist.seq;
+                self.books.batch_seq = persist.seq;
             }
             Output::Send { to, message } => {
                 if let Some(lanes) = self.lanes(to) {
@@ -677,20 +677,20 @@ impl Node {
                 }
             }
             Output::Apply { through } => self.apply.aim(through),
-            Output::Proposed { .. } => self.pending.extend(self.state.proposing.drain(..)),
+            Output::Proposed { .. } => self.pending.extend(self.books.proposing.drain(..)),
             Output::Declined(decline) => {
-                for origin in std::mem::take(&mut self.state.proposing) {
+                for origin in std::mem::take(&mut self.books.proposing) {
                     if let Some(who) = origin.who {
                         self.tell(who, declined(decline));
                     }
                 }
             }
             Output::ReadReady { token, index } => {
-                let readers = self.state.reads.remove(&token).unwrap_or_default();
+                let readers = self.books.reads.remove(&token).unwrap_or_default();
                 self.apply.read(index, now + self.config.read_timeout, readers);
             }
             Output::ReadFailed { token } => {
-                for reader in self.state.reads.remove(&token).unwrap_or_default() {
+                for reader in self.books.reads.remove(&token).unwrap_or_default() {
                     self.application.fail_read(reader, ReadError::Timeout);
                 }
             }
@@ -704,8 +704,8 @@ impl Node {
                 self.board.event(&Event::Role { role, term, leader });
                 if let Some(leader) = leader {
                     let until = now + self.config.election_timeout_max;
-                    self.state.forwarding.hurry(leader, until);
-                    let parked = std::mem::take(&mut self.state.parked);
+                    self.books.forwarding.hurry(leader, until);
+                    let parked = std::mem::take(&mut self.books.parked);
                     self.place(now, parked);
                 }
             }
@@ -716,7 +716,7 @@ impl Node {
 
     fn tail_append(&mut self, block: quorate_engine::EntryBlock) {
         self.wires.tail.append(block.clone());
-        self.state.batch.ops.push(LogOp::Append(block));
+        self.books.batch.ops.push(LogOp::Append(block));
     }
 
     fn tail_trim(&self) {
@@ -726,9 +726,9 @@ impl Node {
 
     /// The first entries are on their way: from now on this node belongs to their cluster.
     fn join_cluster(&mut self) {
-        self.identity.cluster = self.state.adopting;
+        self.identity.cluster = self.books.adopting;
         self.wires.cluster.store(self.identity.cluster, Ordering::Release);
-        self.state.batch.ops.push(LogOp::Identity(self.identity));
+        self.books.batch.ops.push(LogOp::Identity(self.identity));
     }
 
     fn on_configured(&mut self, id: LogId, membership: Option<Membership>) {
@@ -738,9 +738,9 @@ impl Node {
             tracing::info!(node, group, term, at = %id, %membership, "membership");
             for (peer, member) in membership.members() {
                 let moved = |lanes: &PeerLanes| lanes.address != member.address;
-                if self.state.peers.get(peer).is_some_and(moved) {
+                if self.books.peers.get(peer).is_some_and(moved) {
                     // Opened again, at the new address, when next spoken to.
-                    self.state.peers.remove(peer).map(PeerLanes::close);
+                    self.books.peers.remove(peer).map(PeerLanes::close);
                 }
             }
             self.board.event(&Event::Membership(membership.clone()));
@@ -752,18 +752,18 @@ impl Node {
     /// Warns once of each thing that is wrong with a peer.
     fn notice(&mut self, peer: NodeId, what: &str) {
         let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
-        if self.state.noticed.len() < 1024 && self.state.noticed.insert((peer, what.to_owned())) {
+        if self.books.noticed.len() < 1024 && self.books.noticed.insert((peer, what.to_owned())) {
             tracing::warn!(node, group, term, peer, "peer {what}");
         }
     }
 
     /// Hands what the turn has to write to the log.
     fn submit(&mut self) {
-        if self.state.batch.ops.is_empty() {
+        if self.books.batch.ops.is_empty() {
             return;
         }
-        let batch = std::mem::take(&mut self.state.batch);
-        let seq = self.state.batch_seq;
+        let batch = std::mem::take(&mut self.books.batch);
+        let seq = self.books.batch_seq;
         let control = self.wires.control.clone();
         let done = WriteDone::new(move |result| {
             control.send(match result {
@@ -781,11 +781,11 @@ impl Node {
         for who in expired {
             self.tell(who, WriteError::Unknown);
         }
-        for write in self.state.forwarding.take(|_, write| write.deadline <= now) {
+        for write in self.books.forwarding.take(|_, write| write.deadline <= now) {
             self.reject(write, WriteError::Unknown);
         }
         let (late, parked): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.state.parked).into_iter().partition(|w| w.deadline <= now);
+            std::mem::take(&mut self.books.parked).into_iter().partition(|w| w.deadline <= now);
         for write in late {
             self.reject(write, WriteError::Timeout);
         }
@@ -797,7 +797,7 @@ impl Node {
 
     fn publish(&self) {
         let engine = &self.engine;
-        let fatal = &self.state.fatal;
+        let fatal = &self.books.fatal;
         let tail_bytes = self.wires.tail.bytes();
         self.board.publish(|m| {
             m.role = engine.role();
@@ -824,12 +824,12 @@ impl Node {
 
     /// Stops the group on this node, for a cause that stays in the metrics.
     fn fail(&mut self, cause: String) {
-        if self.state.fatal.is_none() {
+        if self.books.fatal.is_none() {
             let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
             tracing::error!(node, group, term, cause, "stopped");
-            self.state.fatal = Some(cause);
+            self.books.fatal = Some(cause);
         }
-        self.state.stopping = true;
+        self.books.stopping = true;
     }
 
     /// Answers everyone, ends every task, flushes the log. Nobody is left waiting.
@@ -843,16 +843,16 @@ impl Node {
         for request in late {
             match request {
                 Request::Write { token, .. } => {
-                    self.state.failures.push((token, WriteError::Stopped));
+                    self.books.failures.push((token, WriteError::Stopped));
                 }
                 Request::Read { token } => self.application.fail_read(token, ReadError::Stopped),
             }
         }
-        for write in std::mem::take(&mut self.state.parked) {
+        for write in std::mem::take(&mut self.books.parked) {
             self.reject(write, WriteError::Stopped);
         }
-        self.application.fail_writes(&mut self.state.failures);
-        for (_, reply) in self.state.initializing.drain(..) {
+        self.application.fail_writes(&mut self.books.failures);
+        for (_, reply) in self.books.initializing.drain(..) {
             drop(reply.send(Err(InitializeError::Stopped)));
         }
         self.apply.close();
@@ -869,15 +869,15 @@ impl Node {
         for who in self.pending.take_all() {
             self.tell(who, WriteError::Unknown);
         }
-        self.application.fail_writes(&mut self.state.failures);
+        self.application.fail_writes(&mut self.books.failures);
         self.application.close();
-        for (_, lanes) in std::mem::take(&mut self.state.peers) {
+        for (_, lanes) in std::mem::take(&mut self.books.peers) {
             for task in lanes.close() {
                 drop(task.await);
             }
         }
         close_storage(self.storage, &*env).await;
-        self.board.event(&Event::Stopped { fatal: self.state.fatal });
+        self.board.event(&Event::Stopped { fatal: self.books.fatal });
         self.board.close();
     }
 }

@@ -22,7 +22,7 @@ use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
 use crate::lanes::Wires;
 use crate::metrics::{Board, Events, Metrics, Wait};
-use crate::node::{Control, ControlSender, Node, Request, Turn};
+use crate::node::{Books, Control, ControlSender, Node, Request};
 use crate::pending::Pending;
 use crate::tail::Tail;
 
@@ -480,7 +480,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         requests: requests_in,
         control: control_in,
         queued_bytes: queued_bytes.clone(),
-        state: Turn::new(env.random(), born_in),
+        books: Books::new(env.random(), born_in),
     };
     let guard = StopGuard {
         host: inner,
