@@ -5,7 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use quorate_sim::{Failure, Plan, Sabotage, Statistics, TraceMode, World};
+use quorate_sim::TraceMode;
+use quorate_sim::engines::{Failure, Plan, Sabotage, Statistics, World};
 
 /// Runs one world to its end. A panic of an engine is a failure like any other.
 fn run(seed: u64, trace: TraceMode) -> Result<World, String> {
@@ -132,7 +133,7 @@ fn planted_bugs_are_caught() {
     for bug in Sabotage::ALL {
         assert!(PLANTED.iter().any(|(planted, ..)| *planted == bug), "{bug:?} is never planted");
     }
-    for check in quorate_sim::check::all() {
+    for check in quorate_sim::engines::check::all() {
         // No world can make a leader overwrite itself: that checker has a test of its own.
         let tried = PLANTED.iter().any(|(_, promise, _)| *promise == check.name());
         assert!(tried || check.name() == "Leader Append-Only", "{} is never tried", check.name());

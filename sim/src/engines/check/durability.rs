@@ -5,7 +5,7 @@
 use quorate_engine::{Index, Message};
 
 use super::{Check, Fact, Nodes};
-use crate::node::Node;
+use crate::engines::node::Node;
 
 /// Needs no memory: the disk is at hand.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use quorate_engine::{Batch, Index, Input, LogId, Membership, NodeId, Term};
 
-use crate::check::Fact;
-use crate::sabotage::Sabotage;
-use crate::world::{Event, World};
+use crate::engines::check::Fact;
+use crate::engines::sabotage::Sabotage;
+use crate::engines::world::{Event, World};
 
 /// What clients wait for.
 #[derive(Debug, Default)]

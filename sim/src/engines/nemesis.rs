@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use quorate_engine::{Membership, NodeId};
 
-use crate::network::Weather;
-use crate::node::Node;
-use crate::sabotage::Sabotage;
-use crate::world::{Event, Failure, World};
+use crate::engines::network::Weather;
+use crate::engines::node::Node;
+use crate::engines::sabotage::Sabotage;
+use crate::engines::world::{Event, Failure, World};
 
 const LIVENESS: &str = "the cluster recovers";
 

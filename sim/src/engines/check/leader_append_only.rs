@@ -26,7 +26,7 @@ mod tests {
     use quorate_engine::Persist;
 
     use super::*;
-    use crate::{FaultSet, Plan, World};
+    use crate::engines::{FaultSet, Plan, World};
 
     /// No world can make a leader overwrite itself, so the checker is shown a write that does.
     #[test]

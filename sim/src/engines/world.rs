@@ -12,13 +12,13 @@ use quorate_engine::{
     Config, Index, Input, LogId, Message, NodeId, Notice, Output, Outputs, Replicate, Stream,
 };
 
-use crate::check::{self, Check, Fact, Nodes};
-use crate::clients::Clients;
-use crate::network::Network;
-use crate::node::Node;
-use crate::plan::Plan;
+use crate::engines::check::{self, Check, Fact, Nodes};
+use crate::engines::clients::Clients;
+use crate::engines::network::Network;
+use crate::engines::node::Node;
+use crate::engines::plan::Plan;
+use crate::engines::sabotage::Sabotage;
 use crate::rng::Rng;
-use crate::sabotage::Sabotage;
 use crate::trace::{Trace, TraceMode};
 
 /// Something that is going to happen.

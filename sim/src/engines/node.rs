@@ -6,9 +6,9 @@ use quorate_engine::{
     Config, Engine, HardState, Index, Instant, Log, LogId, NodeId, StartError, Stream, StreamLimits,
 };
 
-use crate::disk::Disk;
-use crate::image::LogImage;
-use crate::world::Event;
+use crate::engines::disk::Disk;
+use crate::engines::image::LogImage;
+use crate::engines::world::Event;
 
 /// A clock that runs at its own rate.
 #[derive(Clone, Copy, Debug)]

@@ -19,7 +19,7 @@ mod votes;
 use bytes::Bytes;
 use quorate_engine::{Index, LogId, Message, NodeId, Persist};
 
-use crate::node::Node;
+use crate::engines::node::Node;
 
 /// Something that happened in the world.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use quorate_engine::Persist;
 
-use crate::image::Image;
+use crate::engines::image::Image;
 use crate::rng::Rng;
 
 /// One node's disk.

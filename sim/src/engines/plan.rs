@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use quorate_engine::StreamLimits;
 
-use crate::network::Weather;
-use crate::node::Clock;
+use crate::engines::network::Weather;
+use crate::engines::node::Clock;
 use crate::rng::Rng;
 
 /// The circumstances of one simulated world.
