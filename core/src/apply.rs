@@ -173,7 +173,7 @@ impl<S: StateMachine> ApplyWorker<S> {
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
         match self.tail.read(self.applied, through, self.batch_bytes) {
             Found::Blocks(blocks) => Ok(blocks),
-            Found::Older => {
+            Found::Older { through } => {
                 self.log.read(self.applied, through, self.batch_bytes).await.map_err(
                     |error: LogReadError| format!("committed entries can't be read: {error}"),
                 )

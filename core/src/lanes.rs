@@ -193,13 +193,13 @@ async fn next(wires: &Wires, stream: &mut Stream) -> Next {
     if want.through == want.after.index {
         return Next::Append(stream.send(Vec::new()));
     }
-    match wires.tail.read(want.after, want.through, want.max_bytes) {
+    let through = match wires.tail.read(want.after, want.through, want.max_bytes) {
         Found::Blocks(blocks) => return Next::Append(stream.send(blocks)),
         // The log changed under the target: this node leads no more, and will say so.
         Found::Nothing => return Next::Wait,
-        Found::Older => {}
-    }
-    match wires.log.read(want.after, want.through, want.max_bytes).await {
+        Found::Older { through } => through,
+    };
+    match wires.log.read(want.after, through, want.max_bytes).await {
         Ok(blocks) => Next::Append(stream.send(blocks)),
         Err(LogReadError::Failed(error)) => {
             wires.control.send(Control::StorageFailed(error));

@@ -29,8 +29,9 @@ struct Inner {
 pub(crate) enum Found {
     /// At least one block.
     Blocks(Vec<EntryBlock>),
-    /// The entries are older than the tail: read the log.
-    Older,
+    /// The next entries are older than the tail: read the log, no further than `through`. Where
+    /// the tail begins, the log may still have entries that are being overwritten.
+    Older { through: Index },
     /// There is nothing after that position, or something else than was expected.
     Nothing,
 }
@@ -94,9 +95,9 @@ impl Tail {
             return Found::Nothing;
         }
         let at = tail.blocks.partition_point(|block| block.last().index < next);
-        let Some(first) = tail.blocks.get(at) else { return Found::Older };
+        let Some(first) = tail.blocks.get(at) else { return Found::Older { through } };
         if first.first() > next {
-            return Found::Older;
+            return Found::Older { through: through.min(first.first() - 1) };
         }
         // What stands before must be the entry the reader believes in.
         let before = if first.first() < next {
@@ -147,7 +148,7 @@ mod tests {
         assert_eq!(ids(tail.read(LogId::new(1, 4), 9, 1 << 20)), [(5, 7), (8, 9)]);
         assert_eq!(ids(tail.read(LogId::new(1, 5), 8, 1 << 20)), [(6, 7), (8, 8)]);
         assert_eq!(ids(tail.read(LogId::new(1, 4), 9, 1)), [(5, 7)], "at least one");
-        assert_eq!(tail.read(LogId::new(1, 3), 9, 99), Found::Older);
+        assert_eq!(tail.read(LogId::new(1, 3), 9, 99), Found::Older { through: 4 });
         assert_eq!(tail.read(LogId::new(2, 7), 9, 99), Found::Nothing, "another entry is there");
         assert_eq!(tail.read(LogId::new(2, 9), 20, 99), Found::Nothing);
     }
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(ids(tail.read(LogId::ZERO, 9, 1 << 20)), [(1, 2), (3, 3)]);
         tail.append(block(2, 4, 3));
         tail.trim(2);
-        assert_eq!(tail.read(LogId::ZERO, 9, 99), Found::Older);
+        assert_eq!(tail.read(LogId::ZERO, 9, 99), Found::Older { through: 2 });
         assert_eq!(ids(tail.read(LogId::new(1, 2), 9, 1 << 20)), [(3, 3), (4, 6)]);
         tail.trim(3);
         assert!(tail.bytes() < 100 && tail.bytes() > 0);
