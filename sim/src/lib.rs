@@ -8,6 +8,7 @@
 
 pub mod engines;
 mod rng;
+pub mod sequence;
 mod trace;
 
 pub use rng::Rng;

@@ -10,6 +10,16 @@ impl Rng {
         Self(seed)
     }
 
+    /// One of many streams of `seed`, by name: what one part of a world draws does not change what
+    /// another part will.
+    pub fn stream(seed: u64, name: &str) -> Self {
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        for byte in name.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+        }
+        Self(Self(seed ^ hash).number())
+    }
+
     /// The next number, any `u64`.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use quorate_engine::{Batch, Index, Input, LogId, Membership, NodeId, Term};
 
 use crate::engines::check::Fact;
+use crate::engines::event::Event;
 use crate::engines::sabotage::Sabotage;
-use crate::engines::world::{Event, World};
+use crate::engines::world::World;
+use crate::rng::Rng;
 
 /// What clients wait for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clients {
+    rng: Rng,
     commands: u64,
     tokens: u64,
     /// The batch whose answer the current step gives.
@@ -27,6 +30,19 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::stream(seed, "clients"),
+            commands: 0,
+            tokens: 0,
+            proposing: Vec::new(),
+            pending: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            served: BTreeMap::new(),
+            acknowledged: Vec::new(),
+        }
+    }
+
     /// A node crashed: nobody answers what was asked of it.
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.pending.retain(|(at, _), _| *at != node);
@@ -60,7 +76,7 @@ impl World {
         if !self.faults {
             return;
         }
-        let delay = self.rng.between(1, 2_000 * self.plan.request_every_us);
+        let delay = self.clients.rng.between(1, 2_000 * self.plan.request_every_us);
         self.schedule(delay, Event::Request);
         let running: Vec<_> = self.nodes.iter().filter(|n| n.is_running()).collect();
         let leaders: Vec<_> = running.iter().filter(|n| n.leads()).map(|n| n.id).collect();
@@ -68,14 +84,14 @@ impl World {
         if running.is_empty() {
             return;
         }
-        if self.rng.chance(550) {
+        if self.clients.rng.chance(550) {
             let at = if leaders.is_empty() { &running } else { &leaders };
-            let node = self.rng.pick(at);
-            let count = self.rng.pick(&[1, 1, 1, 2, 7]);
+            let node = self.clients.rng.pick(at);
+            let count = self.clients.rng.pick(&[1, 1, 1, 2, 7]);
             self.propose(node, count);
         } else {
-            let node = self.rng.pick(&running);
-            let patience_ms = self.rng.between(20, 2_000);
+            let node = self.clients.rng.pick(&running);
+            let patience_ms = self.clients.rng.between(20, 2_000);
             self.read(node, patience_ms);
         }
     }
@@ -87,10 +103,12 @@ impl World {
         for _ in 0..count {
             self.clients.commands += 1;
             let mut command = self.clients.commands.to_le_bytes().to_vec();
-            let padding = self.rng.pick(&[0, 0, 20, 500]);
+            let padding = self.clients.rng.pick(&[0, 0, 20, 500]);
             command.resize(command.len() + padding, 0);
             batch.push(&command);
-            self.clients.proposing.push(command.into());
+            let command = Bytes::from(command);
+            self.tell(&Fact::Proposed { payload: &command });
+            self.clients.proposing.push(command);
         }
         let first = self.clients.proposing[0].clone();
         self.input(node, Input::Propose { batch });
@@ -139,7 +157,7 @@ impl World {
             self.tell(&Fact::ReadServed { token, index });
             return token;
         }
-        let deadline = self.config_deadline(node, patience_ms);
+        let deadline = self.nodes.get(node).clock.local(self.time + patience_ms * 1_000_000);
         self.input(node, Input::Read { token, deadline });
         token
     }

@@ -1,25 +1,33 @@
 //! A disk that tells the truth: what was not synced may be gone after a crash.
 //!
-//! Writes become durable in order, whole or not at all. One sync runs at a time and covers what was
+//! Writes become durable in order, whole or not at all: a torn write is one that did not happen,
+//! which the log's checksums see to (`storage/tests/wal_crash.rs`). One sync runs at a time and covers what was
 //! queued when it began, as group commit does. Time is the world's business.
 
 use std::collections::VecDeque;
 
-use quorate_engine::Persist;
+use quorate_engine::{NodeId, Persist, Term};
 
 use crate::engines::image::Image;
-use crate::rng::Rng;
 
 /// One node's disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Disk {
     durable: Image,
     queue: VecDeque<Persist>,
     /// How many writes at the front of the queue the running sync covers; 0: none runs.
     syncing: usize,
+    owner: NodeId,
+    /// The newest term in which its owner voted for itself.
+    stood: Term,
 }
 
 impl Disk {
+    /// An empty disk of a node.
+    pub(crate) fn new(owner: NodeId) -> Self {
+        Self { durable: Image::default(), queue: VecDeque::new(), syncing: 0, owner, stood: 0 }
+    }
+
     /// What would be found after a crash that loses as much as it can.
     pub fn durable(&self) -> &Image {
         &self.durable
@@ -44,25 +52,29 @@ impl Disk {
         true
     }
 
-    /// The running sync is done: its writes are durable. Returns the last of them.
-    pub fn end_sync(&mut self) -> Option<u64> {
+    fn keep(&mut self, writes: usize) -> Option<u64> {
         let mut last = None;
-        for write in self.queue.drain(..self.syncing) {
+        for write in self.queue.drain(..writes) {
             self.durable.write(&write);
+            if self.durable.hard.voted_for == Some(self.owner) {
+                self.stood = self.stood.max(self.durable.hard.term);
+            }
             last = Some(write.seq);
         }
         self.syncing = 0;
         last
     }
 
-    /// The power goes: of what was not synced, a random number of the first writes is there
+    /// The running sync is done: its writes are durable. Returns the last of them.
+    pub fn end_sync(&mut self) -> Option<u64> {
+        self.keep(self.syncing)
+    }
+
+    /// The power goes: of what was not synced, the first `keep` of a thousand writes are there
     /// afterwards. Returns how many were lost.
-    pub fn crash(&mut self, rng: &mut Rng) -> usize {
-        let kept = rng.below(self.queue.len() as u64 + 1) as usize;
-        for write in self.queue.drain(..kept) {
-            self.durable.write(&write);
-        }
-        self.syncing = 0;
+    pub fn crash(&mut self, keep: u64) -> usize {
+        let kept = (self.queue.len() as u64 * keep).div_ceil(1000);
+        self.keep(kept as usize);
         let lost = self.queue.len();
         self.queue.clear();
         lost
@@ -70,7 +82,18 @@ impl Disk {
 
     /// An empty disk takes this one's place.
     pub(crate) fn wipe(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.owner);
+    }
+
+    /// Whether an old copy may take the place of what is there: not if the node has stood for
+    /// election since in a later term, which it must never forget.
+    pub(crate) fn may_put_back(&self, copy: &Image) -> bool {
+        self.stood <= copy.hard.term
+    }
+
+    /// The old copy takes the place of what is there.
+    pub(crate) fn put_back(&mut self, copy: Image) {
+        self.durable = copy;
     }
 
     /// Changes what is durable behind everyone's back: for planted bugs.

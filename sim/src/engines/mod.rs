@@ -1,13 +1,16 @@
 //! Level 1: engines in a world of their own, with nothing of the node around them.
 //!
 //! A [`World`] owns the engines of a cluster, the network between them, their disks and their
-//! clocks, and moves from event to event in one order that its seed determines. It loses, repeats,
-//! delays and reorders messages; cuts links in one direction or both; crashes nodes so that they
-//! lose what they had not synced, a random end of it; makes disks slow or hang; stops processes and
-//! lets them go on; and gives every node a clock of its own rate. Clients write and read all along.
+//! clocks, and moves from event to event in one order that its seed determines. What goes wrong is
+//! of two sorts. All the time, at rates of the seed's [`Plan`], the network loses, repeats, delays
+//! and reorders messages and clocks go at rates of their own. And the plan has a schedule of
+//! [`Fault`]s: cuts, crashes, failing, hanging, full and forgetful disks, pauses, clocks that jump.
+//! Clients write and read all along.
 //!
 //! Meanwhile the checkers of [`check`], one per promise of Raft, look at every step. When the faults
 //! have stopped, the cluster has to come back to work within a bound: [`World::settle`].
+//!
+//! [`explore`] does all of that for one seed, and [`minimize`] makes a failure small.
 //!
 //! ```
 //! use quorate_sim::engines::{Plan, World};
@@ -19,23 +22,35 @@
 //! ```
 //!
 //! What it does not do: damage on disks (a torn or flipped byte is the log's own test), membership
-//! changes and snapshots (the engine has none yet).
+//! changes and snapshots (the engine has none yet). Writes to disks are whole or not at all.
 
 pub mod check;
 mod clients;
 mod disk;
+mod effects;
+mod event;
+mod explore;
+mod fault;
 mod image;
+mod minimize;
 mod nemesis;
 mod network;
 mod node;
 mod plan;
+mod reduction;
 mod sabotage;
+mod settle;
 mod world;
 
 pub use disk::Disk;
+pub use event::Event;
+pub use explore::{Options, Report, explore};
+pub use fault::{Fault, Kind, Links, Planned, Rates};
 pub use image::{Image, LogImage};
+pub use minimize::minimize;
 pub use network::{Network, Weather};
-pub use node::{Clock, Node};
-pub use plan::{FaultSet, Plan};
+pub use node::{Clock, Forgot, Node};
+pub use plan::Plan;
+pub use reduction::{Reduction, Trouble};
 pub use sabotage::Sabotage;
-pub use world::{Event, Failure, Statistics, World};
+pub use world::{Failure, Statistics, World};

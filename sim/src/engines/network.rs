@@ -2,6 +2,7 @@
 
 use quorate_engine::NodeId;
 
+use crate::engines::fault::Links;
 use crate::rng::Rng;
 
 /// How the network treats a message, drawn per world.
@@ -39,57 +40,71 @@ pub struct Network {
     /// The present weather.
     pub weather: Weather,
     nodes: usize,
-    cut: Vec<bool>,
+    /// How many cuts there are on each link, in each direction.
+    cuts: Vec<u32>,
+    rng: Rng,
     /// When the newest message of each link arrives.
     arrival: Vec<u64>,
 }
 
 impl Network {
-    /// A network of nodes `1..=nodes`, all connected.
-    pub fn new(nodes: usize, weather: Weather) -> Self {
+    /// A network of nodes `1..=nodes`, all connected; `seed` decides what becomes of messages.
+    pub fn new(nodes: usize, weather: Weather, seed: u64) -> Self {
         let links = (nodes + 1) * (nodes + 1);
-        Self { weather, nodes, cut: vec![false; links], arrival: vec![0; links] }
+        let rng = Rng::stream(seed, "network");
+        Self { weather, nodes, cuts: vec![0; links], rng, arrival: vec![0; links] }
     }
 
     fn link(&self, from: NodeId, to: NodeId) -> usize {
         from as usize * (self.nodes + 1) + to as usize
     }
 
-    /// Cuts or restores one direction.
-    pub fn set_cut(&mut self, from: NodeId, to: NodeId, cut: bool) {
-        let link = self.link(from, to);
-        self.cut[link] = cut;
+    /// Cuts a pattern of links, or takes that cut back. Cuts are counted: a link is whole when every
+    /// cut on it was taken back.
+    pub fn cut(&mut self, links: Links, cut: bool) {
+        let nodes = self.nodes as u64;
+        for from in 1..=nodes {
+            for to in (1..=nodes).filter(|to| *to != from && links.cut(nodes, from, *to)) {
+                let link = self.link(from, to);
+                let cuts = &mut self.cuts[link];
+                *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
+            }
+        }
     }
 
     /// Whether this direction is cut.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cut[self.link(from, to)]
+        self.cuts[self.link(from, to)] > 0
     }
 
     /// Restores every link.
     pub fn heal(&mut self) {
-        self.cut.fill(false);
+        self.cuts.fill(0);
     }
 
-    /// Moments in nanoseconds at which copies of a message sent at `now` arrive: none, one or two.
-    pub fn carry(&mut self, now: u64, from: NodeId, to: NodeId, rng: &mut Rng) -> Vec<u64> {
-        if self.is_cut(from, to) || rng.chance(self.weather.drop) {
-            return Vec::new();
-        }
+    /// Moments in nanoseconds at which the copies of a message sent at `now` arrive: none, one or
+    /// two.
+    pub fn carry(&mut self, now: u64, from: NodeId, to: NodeId) -> [Option<u64>; 2] {
         let weather = self.weather;
-        let copies = 1 + u64::from(rng.chance(weather.duplicate));
+        if self.is_cut(from, to) || self.rng.chance(weather.drop) {
+            return [None; 2];
+        }
         let link = self.link(from, to);
-        (0..copies)
-            .map(|_| {
-                let ordinary = rng.between(weather.delay_min_us, weather.delay_max_us) * 1_000;
-                let factor = if rng.chance(weather.straggle) { rng.between(2, 50) } else { 1 };
-                let mut at = now + ordinary * factor;
-                if !weather.reorder {
-                    at = at.max(self.arrival[link] + 1);
-                    self.arrival[link] = at;
-                }
-                at
-            })
-            .collect()
+        let first = self.arrival(now, link);
+        let again = self.rng.chance(weather.duplicate).then(|| self.arrival(now, link));
+        [Some(first), again]
+    }
+
+    fn arrival(&mut self, now: u64, link: usize) -> u64 {
+        let weather = self.weather;
+        let ordinary = self.rng.between(weather.delay_min_us, weather.delay_max_us) * 1_000;
+        let slow = self.rng.chance(weather.straggle);
+        let factor = if slow { self.rng.between(2, 50) } else { 1 };
+        let mut at = now + ordinary * factor;
+        if !weather.reorder {
+            at = at.max(self.arrival[link] + 1);
+            self.arrival[link] = at;
+        }
+        at
     }
 }

@@ -7,29 +7,59 @@ use quorate_engine::{
 };
 
 use crate::engines::disk::Disk;
-use crate::engines::image::LogImage;
-use crate::engines::world::Event;
+use crate::engines::event::Event;
+use crate::engines::image::{Image, LogImage};
 
 /// A clock that runs at its own rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// Local nanoseconds per thousand nanoseconds of the world.
-    pub rate: u64,
-    /// What it showed at the beginning of the world.
-    pub offset: u64,
+    rate: u64,
+    /// What it showed at `since`, a moment of the world.
+    shown: u64,
+    since: u64,
 }
 
 impl Clock {
-    /// What the clock shows at `world` nanoseconds.
+    /// A clock that shows `offset` at the beginning of the world and goes at `rate` nanoseconds per
+    /// thousand of the world's.
+    pub fn new(rate: u64, offset: u64) -> Self {
+        Self { rate, shown: offset, since: 0 }
+    }
+
+    /// What the clock shows at `world` nanoseconds, not before it was last changed.
     pub fn local(&self, world: u64) -> Instant {
-        Instant::from_nanos(self.offset + (u128::from(world) * u128::from(self.rate) / 1000) as u64)
+        let gone = u128::from(world - self.since) * u128::from(self.rate) / 1000;
+        Instant::from_nanos(self.shown + gone as u64)
     }
 
     /// The first moment of the world at which the clock shows `local` or more.
     pub fn world(&self, local: Instant) -> u64 {
-        let nanos = u128::from(local.as_nanos().saturating_sub(self.offset));
-        (nanos * 1000).div_ceil(u128::from(self.rate)).min(u128::from(u64::MAX)) as u64
+        let nanos = u128::from(local.as_nanos().saturating_sub(self.shown));
+        let gone = (nanos * 1000).div_ceil(u128::from(self.rate));
+        self.since.saturating_add(gone.min(u128::from(u64::MAX)) as u64)
     }
+
+    pub(crate) fn jump(&mut self, nanos: u64) {
+        self.shown += nanos;
+    }
+
+    pub(crate) fn set_rate(&mut self, world: u64, rate: u64) {
+        *self = Self { rate, shown: self.local(world).as_nanos(), since: world };
+    }
+
+    pub(crate) fn is_skewed(&self) -> bool {
+        self.rate != 1000
+    }
+}
+
+/// How a disk lost what it had synced; see [`Fault::forgets`](crate::engines::Fault::forgets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgot {
+    /// It was replaced by an empty one, with another identity.
+    Everything,
+    /// An old copy was put back.
+    WhatCameAfterACopy,
 }
 
 /// One machine.
@@ -39,8 +69,10 @@ pub struct Node {
     pub id: NodeId,
     /// The identity of its data directory.
     pub incarnation: u64,
-    /// Whether its first disk was replaced by an empty one.
-    pub wiped: bool,
+    /// How its disk lost what it had synced, if it did.
+    pub forgot: Option<Forgot>,
+    /// The last entry on its disk before that.
+    pub forgot_through: Index,
     /// The engine; `None` while it is down.
     pub engine: Option<Engine>,
     /// The log in memory, with every write already in it: what replication streams read.
@@ -66,8 +98,15 @@ pub struct Node {
     pub(crate) wake: Option<(u64, u64)>,
     /// The disk completes nothing before this moment.
     pub(crate) hung_until: u64,
-    /// Slows the disk down.
-    pub(crate) disk_factor: u64,
+    /// Until `.0` the disk is so many times slower.
+    pub(crate) slow: (u64, u64),
+    /// The disk takes no write before this moment.
+    pub(crate) full_until: u64,
+    /// The next sync fails: of what it covers, so many of a thousand writes are done anyway, and the
+    /// node is down for so many milliseconds.
+    pub(crate) sync_fails: Option<(u64, u64)>,
+    /// An old copy of the disk, to be put back.
+    pub(crate) copy: Option<Image>,
 }
 
 impl Node {
@@ -75,10 +114,11 @@ impl Node {
         Self {
             id,
             incarnation,
-            wiped: false,
+            forgot: None,
+            forgot_through: 0,
             engine: None,
             log: LogImage::default(),
-            disk: Disk::default(),
+            disk: Disk::new(id),
             life: 0,
             clock,
             applied: 0,
@@ -91,7 +131,10 @@ impl Node {
             paused: None,
             wake: None,
             hung_until: 0,
-            disk_factor: 1,
+            slow: (0, 1),
+            full_until: 0,
+            sync_fails: None,
+            copy: None,
         }
     }
 
@@ -130,6 +173,21 @@ impl Node {
     /// Whether it takes part: up, not stopped, not paused.
     pub fn is_running(&self) -> bool {
         self.engine.is_some() && self.stopped.is_none() && self.paused.is_none()
+    }
+
+    /// Whether the entry at `index` may be missing from its disk though the disk once had it.
+    pub fn may_have_forgotten(&self, index: Index) -> bool {
+        self.forgot.is_some() && index <= self.forgot_through
+    }
+
+    pub(crate) fn forget(&mut self, how: Forgot) {
+        self.forgot = Some(how);
+        self.forgot_through = self.disk.durable().log.last().index;
+    }
+
+    /// Whether it may be started: down, and not stopped for good.
+    pub(crate) fn is_down(&self) -> bool {
+        self.engine.is_none() && self.stopped.is_none()
     }
 
     /// Whether this node takes itself for the leader.

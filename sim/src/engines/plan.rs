@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_engine::StreamLimits;
 
+use crate::engines::fault::{Planned, Rates};
 use crate::engines::network::Weather;
 use crate::engines::node::Clock;
 use crate::rng::Rng;
@@ -31,10 +32,10 @@ pub struct Plan {
     pub sync_us: (u64, u64),
     /// Whether data directories have an identity.
     pub incarnations: bool,
-    /// Mean time between faults, in microseconds of the world.
-    pub fault_every_us: u64,
-    /// Which faults there are.
-    pub faults: FaultSet,
+    /// What goes wrong, in order of time.
+    pub faults: Vec<Planned>,
+    /// Entries of `faults` that are left out, by their place.
+    pub left_out: Vec<usize>,
     /// Mean time between client requests, in microseconds.
     pub request_every_us: u64,
     /// How long faults last, in the world's time.
@@ -43,35 +44,22 @@ pub struct Plan {
     pub two_beginnings: bool,
 }
 
-/// Kinds of faults; each may be absent, so that some worlds have only one.
-#[derive(Clone, Copy, Debug)]
-pub struct FaultSet {
-    /// Crashes with loss of unsynced writes, and restarts.
-    pub crash: bool,
-    /// Cuts: partitions, one-way cuts, isolated nodes.
-    pub cut: bool,
-    /// Processes that stand still and go on.
-    pub pause: bool,
-    /// Slow disks and hung syncs.
-    pub disk: bool,
-    /// One disk, once, is replaced by an empty one: more than Raft promises to survive, survived
-    /// where data directories have an identity and there are three nodes or more.
-    pub wipe: bool,
-}
-
 impl Plan {
+    /// Syncs of a quick disk.
+    pub const QUICK_SYNC_US: (u64, u64) = (20, 100);
+
     /// The circumstances that `seed` stands for.
     pub fn from_seed(seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ 0x706C_616E);
-        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7, 9]);
+        let mut rng = Rng::stream(seed, "plan");
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7, 8, 9]);
         let fast = rng.chance(500);
         let (heartbeat, min, max) = if fast { (50, 150, 300) } else { (100, 500, 1000) };
-        let incarnations = rng.chance(750);
+        let duration = if fast { 6_000 } else { 15_000 };
         let skewed = rng.chance(400);
         let clocks = (0..nodes)
-            .map(|_| Clock {
-                rate: if skewed { rng.between(800, 1250) } else { 1000 },
-                offset: rng.below(1_000_000_000_000),
+            .map(|_| {
+                let rate = if skewed { rng.between(800, 1250) } else { 1000 };
+                Clock::new(rate, rng.below(1_000_000_000_000))
             })
             .collect();
         let weather = if rng.chance(250) {
@@ -86,6 +74,7 @@ impl Plan {
                 reorder: rng.chance(500),
             }
         };
+        let rates = Rates::draw(max, &mut rng);
         Self {
             nodes,
             heartbeat: Duration::from_millis(heartbeat),
@@ -98,18 +87,17 @@ impl Plan {
                 window_bytes: rng.pick(&[64, 1000, 1 << 20]),
             },
             max_uncommitted_bytes: rng.pick(&[1_000, 20_000, 64 << 20]),
-            sync_us: rng.pick(&[(20, 100), (500, 5_000), (1_000, 40_000), (5_000, 150_000)]),
-            incarnations,
-            fault_every_us: rng.pick(&[40_000, 200_000, 800_000]),
-            faults: FaultSet {
-                crash: rng.chance(700),
-                cut: rng.chance(700),
-                pause: rng.chance(300),
-                disk: rng.chance(400),
-                wipe: incarnations && nodes >= 3 && rng.chance(300),
-            },
+            sync_us: rng.pick(&[
+                Self::QUICK_SYNC_US,
+                (500, 5_000),
+                (1_000, 40_000),
+                (5_000, 150_000),
+            ]),
+            incarnations: rng.chance(750),
+            faults: rates.schedule(seed, nodes, max, duration),
+            left_out: Vec::new(),
             request_every_us: rng.pick(&[2_000, 10_000, 40_000]),
-            duration: Duration::from_millis(if fast { 6_000 } else { 15_000 }),
+            duration: Duration::from_millis(duration),
             two_beginnings: rng.chance(250),
         }
     }

@@ -1,150 +1,24 @@
-//! The world: every event in one order, engines stepped, their outputs carried out, facts told to
-//! the checkers.
+//! The world: every event in one order, processes started and ended, facts told to the checkers.
 //!
-//! Events are ordered by time and then by the order in which they were scheduled, so nothing depends
-//! on anything but the seed. The nemesis and the clients are in files of their own.
+//! Nothing depends on anything but the seed and the plan. What engines ask for is carried out in
+//! `effects.rs`; the nemesis and the clients are in files of their own.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 
-use quorate_engine::{
-    Config, Index, Input, LogId, Message, NodeId, Notice, Output, Outputs, Replicate, Stream,
-};
+use quorate_engine::{Config, Input, NodeId, Outputs};
 
 use crate::engines::check::{self, Check, Fact, Nodes};
 use crate::engines::clients::Clients;
+use crate::engines::event::{Event, Queue};
+use crate::engines::fault::Planned;
 use crate::engines::network::Network;
-use crate::engines::node::Node;
+use crate::engines::node::{Forgot, Node};
 use crate::engines::plan::Plan;
+use crate::engines::reduction::Reduction;
 use crate::engines::sabotage::Sabotage;
 use crate::rng::Rng;
+use crate::sequence::{self, Fate, Recorder, Sequence};
 use crate::trace::{Trace, TraceMode};
-
-/// Something that is going to happen.
-#[derive(Debug)]
-pub enum Event {
-    /// A message arrives.
-    Deliver {
-        /// The receiver.
-        to: NodeId,
-        /// The sender.
-        from: NodeId,
-        /// The sender's incarnation when it was sent.
-        incarnation: u64,
-        /// The message.
-        message: Message,
-    },
-    /// A timer rings; only the newest of a node counts.
-    Wake {
-        /// The node.
-        node: NodeId,
-        /// Number of the timer.
-        number: u64,
-    },
-    /// The running sync of a node's disk ends.
-    SyncDone {
-        /// The node.
-        node: NodeId,
-        /// Its life when the sync began.
-        life: u32,
-    },
-    /// A completion that is a lie; see [`Sabotage::DiskLies`].
-    FalselyPersisted {
-        /// The node.
-        node: NodeId,
-        /// Its life.
-        life: u32,
-        /// The write.
-        seq: u64,
-    },
-    /// A replication stream's task has its turn.
-    Pump {
-        /// The leader.
-        node: NodeId,
-        /// Its life.
-        life: u32,
-        /// The follower.
-        to: NodeId,
-    },
-    /// The transport says that it lost an append.
-    Lost {
-        /// The leader.
-        node: NodeId,
-        /// Its life.
-        life: u32,
-        /// The follower.
-        to: NodeId,
-        /// The session.
-        session: u64,
-    },
-    /// The apply worker has its turn.
-    Apply {
-        /// The node.
-        node: NodeId,
-        /// Its life.
-        life: u32,
-    },
-    /// A client wants something.
-    Request,
-    /// An operator begins the group at a node.
-    Initialize {
-        /// The node.
-        node: NodeId,
-    },
-    /// The nemesis strikes.
-    Fault,
-    /// A crashed node comes up.
-    Restart {
-        /// The node.
-        node: NodeId,
-        /// The life that ended.
-        life: u32,
-    },
-    /// A paused node goes on.
-    Resume {
-        /// The node.
-        node: NodeId,
-        /// Its life when it was paused.
-        life: u32,
-    },
-}
-
-impl Event {
-    /// The process that handles the event, and the life it belongs to if it dies with the process.
-    fn process(&self) -> Option<(NodeId, Option<u32>)> {
-        match self {
-            Event::Deliver { to, .. } => Some((*to, None)),
-            Event::Wake { node, .. } | Event::Initialize { node } => Some((*node, None)),
-            Event::SyncDone { node, life }
-            | Event::FalselyPersisted { node, life, .. }
-            | Event::Pump { node, life, .. }
-            | Event::Lost { node, life, .. }
-            | Event::Apply { node, life } => Some((*node, Some(*life))),
-            Event::Request | Event::Fault | Event::Restart { .. } | Event::Resume { .. } => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Scheduled(u64, u64, Event);
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
 
 /// A broken promise.
 #[derive(Clone, Debug)]
@@ -157,20 +31,28 @@ pub struct Failure {
     pub promise: &'static str,
     /// How it is broken.
     pub what: String,
+    /// What was left out of the seed's plan.
+    pub reduction: Box<Reduction>,
+    /// The last lines of the trace, if they were kept.
+    pub trace: Vec<String>,
+    /// The last steps, if they were kept.
+    pub sequence: Sequence,
+}
+
+impl Failure {
+    /// The command that shows it again.
+    pub fn replay(&self) -> String {
+        let reduction = self.reduction.to_string();
+        let space = if reduction.is_empty() { "" } else { " " };
+        format!("cargo run --release -p simulate -- run --seed {}{space}{reduction}", self.seed)
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "seed {}, after {} ms: {}: {}\nreplay: QUORATE_SEED={} cargo test -p quorate-sim \
-             --test engines replay -- --nocapture",
-            self.seed,
-            self.at / 1_000_000,
-            self.promise,
-            self.what,
-            self.seed
-        )
+        let after = self.at / 1_000_000;
+        let Failure { seed, promise, what, .. } = self;
+        write!(f, "seed {seed}, after {after} ms: {promise}: {what}\nreplay: {}", self.replay())
     }
 }
 
@@ -189,14 +71,32 @@ pub struct Statistics {
     pub overwritten: u64,
     /// Reads served.
     pub reads: u64,
-    /// Crashes.
+    /// Faults of the schedule that struck.
+    pub faults: u64,
+    /// Processes that died.
     pub crashes: u64,
-    /// Writes to disks that a crash lost.
+    /// Writes to disks that were lost so.
     pub lost_writes: u64,
-    /// Disks lost for good.
-    pub wipes: u64,
-    /// Nodes that the others refused for it.
+    /// Disks that forgot what they had synced.
+    pub forgetful: u64,
+    /// Nodes that were refused by the others for it.
     pub refused: u64,
+}
+
+impl Statistics {
+    /// Adds what happened in another world.
+    pub fn add(&mut self, other: &Statistics) {
+        self.steps += other.steps;
+        self.elections += other.elections;
+        self.acknowledged += other.acknowledged;
+        self.overwritten += other.overwritten;
+        self.reads += other.reads;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.lost_writes += other.lost_writes;
+        self.forgetful += other.forgetful;
+        self.refused += other.refused;
+    }
 }
 
 /// A cluster and everything around it.
@@ -204,22 +104,25 @@ pub struct Statistics {
 pub struct World {
     pub(crate) seed: u64,
     pub(crate) plan: Plan,
+    /// When tasks have their turns, and how long syncs take.
     pub(crate) rng: Rng,
     pub(crate) time: u64,
-    scheduled: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: Queue,
     pub(crate) nodes: Nodes,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     checks: Vec<Box<dyn Check>>,
     trace: Trace,
+    recorder: Recorder,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) failure: Option<Failure>,
     /// The only promise that counts, if one is singled out.
     only: Option<&'static str>,
     pub(crate) statistics: Statistics,
+    /// Whether faults and load go on.
     pub(crate) faults: bool,
-    wakes: u64,
+    pub(crate) wakes: u64,
+    pub(crate) outputs: Outputs,
 }
 
 impl World {
@@ -230,45 +133,64 @@ impl World {
 
     /// A world with a trace, and with a planted bug.
     pub fn with(seed: u64, plan: Plan, trace: TraceMode, sabotage: Option<Sabotage>) -> Self {
-        let mut rng = Rng::new(seed);
+        let mut rng = Rng::stream(seed, "world");
         let nodes = (1..=plan.nodes as u64)
             .map(|id| {
                 let incarnation = if plan.incarnations { rng.number() | 1 } else { 0 };
                 Node::new(id, incarnation, plan.clocks[id as usize - 1], plan.limits)
             })
             .collect();
+        // Wider pictures and longer ones are not looked at.
+        let recorded = match trace {
+            TraceMode::Off | TraceMode::Hash => 0,
+            TraceMode::Tail(lines) => lines.min(40),
+            TraceMode::Print => 40,
+        };
         let mut world = Self {
             seed,
-            network: Network::new(plan.nodes, plan.weather),
+            network: Network::new(plan.nodes, plan.weather, seed),
             rng,
             time: 0,
-            scheduled: 0,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             nodes: Nodes(nodes),
-            clients: Clients::default(),
+            clients: Clients::new(seed),
             checks: check::all(),
             trace: Trace::new(trace),
+            recorder: Recorder::new(recorded),
             sabotage,
             failure: None,
             only: None,
             statistics: Statistics::default(),
             faults: true,
             wakes: 0,
+            outputs: Outputs::new(),
             plan,
         };
-        for id in 1..=world.plan.nodes as u64 {
-            world.start(id);
-        }
-        let first = world.any_node();
-        world.schedule(0, Event::Initialize { node: first });
-        if world.plan.two_beginnings {
-            let second = world.any_node();
-            let delay = world.rng.below(2_000_000_000);
-            world.schedule(delay, Event::Initialize { node: second });
-        }
-        world.schedule(0, Event::Request);
-        world.schedule(world.plan.fault_every_us * 1_000, Event::Fault);
+        world.begin();
         world
+    }
+
+    fn begin(&mut self) {
+        let nodes = self.plan.nodes as u64;
+        for id in 1..=nodes {
+            self.start(id);
+        }
+        let first = self.rng.between(1, nodes);
+        self.schedule(0, Event::Initialize { node: first });
+        if self.plan.two_beginnings {
+            let second = self.rng.between(1, nodes);
+            let delay = self.rng.below(2_000_000_000);
+            self.schedule(delay, Event::Initialize { node: second });
+        }
+        self.schedule(0, Event::Request);
+        for entry in 0..self.plan.faults.len() {
+            if self.plan.left_out.contains(&entry) {
+                continue;
+            }
+            let Planned { at_ms, fault } = self.plan.faults[entry];
+            self.say(0, format_args!("fault {entry} at {at_ms} ms: {fault}"));
+            self.schedule(at_ms * 1_000_000, Event::Fault { entry });
+        }
     }
 
     /// The world's time in nanoseconds.
@@ -291,13 +213,23 @@ impl World {
         &self.trace
     }
 
-    pub(crate) fn any_node(&mut self) -> NodeId {
-        1 + self.rng.below(self.plan.nodes as u64)
+    /// The last steps, if a trace with lines is kept.
+    pub fn sequence(&self) -> Sequence {
+        let under_way = self.queue.iter().filter_map(|event| match event {
+            Event::Deliver { to, from, sent, message, .. } => Some(sequence::Event::Message {
+                sent: *sent,
+                from: *from,
+                to: *to,
+                fate: Fate::UnderWay,
+                label: message.to_string(),
+            }),
+            _ => None,
+        });
+        self.recorder.sequence(under_way)
     }
 
     pub(crate) fn schedule(&mut self, delay: u64, event: Event) {
-        self.scheduled += 1;
-        self.queue.push(Reverse(Scheduled(self.time + delay, self.scheduled, event)));
+        self.queue.push(self.time + delay, event);
     }
 
     /// Looks at one promise alone, to see that its checker can fail by itself.
@@ -306,29 +238,62 @@ impl World {
     }
 
     pub(crate) fn fail(&mut self, promise: &'static str, what: String) {
-        if self.only.is_some_and(|only| only != promise) {
+        if self.only.is_some_and(|only| only != promise) || self.failure.is_some() {
             return;
         }
-        let failure = self.failure(promise, what);
-        self.failure.get_or_insert(failure);
+        self.say(0, format_args!("{promise}: {what}"));
+        self.failure = Some(self.failure(promise, what));
     }
 
     /// A broken promise, here and now.
     pub fn failure(&self, promise: &'static str, what: String) -> Failure {
-        Failure { seed: self.seed, at: self.time, promise, what }
+        Failure {
+            seed: self.seed,
+            at: self.time,
+            promise,
+            what,
+            reduction: Box::default(),
+            trace: self.trace.lines().map(str::to_owned).collect(),
+            sequence: self.sequence(),
+        }
     }
 
     pub(crate) fn say(&mut self, node: NodeId, what: fmt::Arguments<'_>) {
         self.trace.line(self.time, node, what);
     }
 
+    /// Says it in the trace and in the picture.
+    pub(crate) fn note(&mut self, node: NodeId, what: fmt::Arguments<'_>) {
+        self.say(node, what);
+        if self.recorder.is_on() {
+            let text = what.to_string();
+            self.recorder.record(sequence::Event::Note { at: self.time, node, text });
+        }
+    }
+
+    /// Puts a message into the picture.
+    pub(crate) fn record(
+        &mut self,
+        sent: u64,
+        from: NodeId,
+        to: NodeId,
+        fate: Fate,
+        label: impl fmt::Display,
+    ) {
+        if self.recorder.is_on() {
+            let label = label.to_string();
+            self.recorder.record(sequence::Event::Message { sent, from, to, fate, label });
+        }
+    }
+
     /// Tells every checker.
     pub(crate) fn tell(&mut self, fact: &Fact<'_>) {
         let mut broken = None;
         for check in &mut self.checks {
-            let counts = self.only.is_none_or(|only| only == check.name());
-            if let (Err(what), true) = (check.on(fact, &self.nodes), counts) {
-                broken = broken.or(Some((check.name(), what)));
+            if let Err(what) = check.on(fact, &self.nodes) {
+                if self.only.is_none_or(|only| only == check.name()) {
+                    broken = broken.or(Some((check.name(), what)));
+                }
             }
         }
         if let Some((name, what)) = broken {
@@ -353,8 +318,7 @@ impl World {
         mut done: impl FnMut(&World) -> bool,
     ) -> Result<bool, Failure> {
         let mut at_once = 0;
-        while self.queue.peek().is_some_and(|Reverse(next)| next.0 <= end) {
-            let Some(Reverse(Scheduled(at, _, event))) = self.queue.pop() else { break };
+        while let Some((at, event)) = self.queue.pop(end) {
             at_once = if at > self.time + 1_000 { 0 } else { at_once + 1 };
             if at_once > 200_000 {
                 self.fail("time goes on", "200000 events within no time".into());
@@ -384,7 +348,8 @@ impl World {
             }
         }
         match event {
-            Event::Deliver { to, from, incarnation, message } => {
+            Event::Deliver { to, from, incarnation, sent, message } => {
+                self.record(sent, from, to, Fate::Arrived(self.time), &message);
                 self.input(to, Input::Receive { from, incarnation, message });
             }
             Event::Wake { node, number } => {
@@ -402,11 +367,11 @@ impl World {
             Event::Apply { node, .. } => self.apply(node),
             Event::Request => self.on_request(),
             Event::Initialize { node } => self.initialize(node),
-            Event::Fault => self.on_fault(),
+            Event::Fault { entry } => self.on_fault(entry),
+            Event::Heal { entry } => self.on_heal(entry),
+            Event::PutBack { node, down_ms } => self.put_back(node, down_ms),
             Event::Restart { node, life } => {
-                let down = self.nodes.get(node).engine.is_none();
-                let down = down && self.nodes.get(node).stopped.is_none();
-                if down && self.nodes.get(node).life == life {
+                if self.nodes.get(node).is_down() && self.nodes.get(node).life == life {
                     self.start(node);
                 }
             }
@@ -420,23 +385,29 @@ impl World {
 
     // ---- processes ----
 
+    /// Starts a node from what its disk has; with a full disk not before there is room.
     pub(crate) fn start(&mut self, id: NodeId) {
-        let seed = self.rng.number();
+        let (time, seed) = (self.time, self.seed);
         let plan = &self.plan;
         let node = self.nodes.get_mut(id);
+        if node.full_until > time {
+            let (delay, life) = (node.full_until - time, node.life);
+            self.schedule(delay, Event::Restart { node: id, life });
+            return;
+        }
         let config = Config {
             incarnation: node.incarnation,
             heartbeat_interval: plan.heartbeat,
             election_timeout_min: plan.election_min,
             election_timeout_max: plan.election_max,
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
-            seed,
+            seed: Rng::new(seed ^ (id << 32 | u64::from(node.life))).number(),
             ..Config::new(id)
         };
-        let now = node.clock.local(self.time);
+        let now = node.clock.local(time);
         if let Err(e) = node.start(config, now) {
             node.stopped = Some(e.to_string());
-            if node.wiped {
+            if node.forgot == Some(Forgot::Everything) {
                 self.statistics.refused += 1;
                 return;
             }
@@ -444,18 +415,19 @@ impl World {
             return;
         }
         let (last, hard) = (self.nodes.get(id).log.last(), self.nodes.get(id).disk.durable().hard);
-        self.say(id, format_args!("starts, log through {last}, {hard}"));
+        self.note(id, format_args!("starts, log through {last}, {hard}"));
         self.tell(&Fact::Started { node: id });
         self.set_timer(id);
     }
 
-    pub(crate) fn crash(&mut self, id: NodeId) {
+    /// A process ends, whatever the reason: of its unsynced writes `keep` of a thousand stay.
+    pub(crate) fn crash(&mut self, id: NodeId, keep: u64, reason: &str) {
         let sabotage = self.sabotage;
         let node = self.nodes.get_mut(id);
         if sabotage == Some(Sabotage::WritesReordered) {
             node.disk.lose_first_unsynced();
         }
-        let lost = node.disk.crash(&mut self.rng);
+        let lost = node.disk.crash(keep);
         if sabotage == Some(Sabotage::VoteForgotten) {
             // Not below the log's own term: the engine would see that and refuse to start.
             node.disk.tamper(|image| {
@@ -473,236 +445,15 @@ impl World {
         self.clients.forget(id);
         self.statistics.crashes += 1;
         self.statistics.lost_writes += lost as u64;
-        self.say(id, format_args!("crashes and loses {lost} unsynced writes"));
+        self.note(id, format_args!("{reason}: down, {lost} unsynced writes lost"));
         self.tell(&Fact::Crashed { node: id });
     }
 
     pub(crate) fn resume(&mut self, id: NodeId) {
         let Some(backlog) = self.nodes.get_mut(id).paused.take() else { return };
-        self.say(id, format_args!("goes on"));
+        self.note(id, format_args!("goes on"));
         for event in backlog {
             self.schedule(0, event);
         }
-    }
-
-    /// Gives one input to one engine and carries out what comes of it.
-    pub(crate) fn input(&mut self, id: NodeId, input: Input) {
-        let mut out = Outputs::new();
-        self.say(id, format_args!("<- {input}"));
-        let node = self.nodes.get_mut(id);
-        if node.stopped.is_some() {
-            return;
-        }
-        let led = node.leads();
-        let now = node.clock.local(self.time);
-        let Some(engine) = &mut node.engine else { return };
-        engine.step(now, input, &mut out);
-        self.statistics.steps += 1;
-        if !led && self.nodes.get(id).leads() {
-            self.statistics.elections += 1;
-        }
-        for output in out.drain() {
-            self.carry_out(id, output);
-        }
-        self.tell(&Fact::Stepped { node: id });
-        self.set_timer(id);
-    }
-
-    fn set_timer(&mut self, id: NodeId) {
-        let node = self.nodes.get_mut(id);
-        let Some(engine) = &node.engine else { return };
-        let Some(deadline) = engine.deadline() else {
-            node.wake = None;
-            return;
-        };
-        let at = node.clock.world(deadline).max(self.time + 1);
-        if node.wake.is_some_and(|(set, _)| set == at) {
-            return;
-        }
-        self.wakes += 1;
-        let number = self.wakes;
-        node.wake = Some((at, number));
-        self.schedule(at - self.time, Event::Wake { node: id, number });
-    }
-
-    fn carry_out(&mut self, id: NodeId, output: Output) {
-        self.say(id, format_args!("-> {output}"));
-        match output {
-            Output::Persist(write) => {
-                self.tell(&Fact::Writing { node: id, write: &write });
-                if self.sabotage == Some(Sabotage::DiskLies) {
-                    let (life, seq) = (self.nodes.get(id).life, write.seq);
-                    self.schedule(0, Event::FalselyPersisted { node: id, life, seq });
-                }
-                let node = self.nodes.get_mut(id);
-                node.log.write(&write);
-                node.disk.submit(write);
-                self.sync(id);
-            }
-            Output::Send { to, message } => self.send(id, to, message),
-            Output::Replicate(target) => self.aim(id, target),
-            Output::Apply { through } => {
-                let node = self.nodes.get_mut(id);
-                node.apply_target = through;
-                if !std::mem::replace(&mut node.applying, true) {
-                    let life = node.life;
-                    let delay = self.rng.between(1_000, 3_000_000);
-                    self.schedule(delay, Event::Apply { node: id, life });
-                }
-            }
-            Output::Proposed { first, count } => self.on_proposed(id, first, count),
-            Output::Declined(_) => self.clients.declined(),
-            Output::ReadReady { token, index } => {
-                self.clients.read_answered(token, true);
-                self.statistics.reads += 1;
-                self.tell(&Fact::ReadServed { token, index });
-            }
-            Output::ReadFailed { token } => self.clients.read_answered(token, false),
-            Output::Configured { .. } | Output::Changed { .. } => {}
-            Output::Noticed { peer, what } => {
-                // Every peer here is correct, unless its disk was lost: to accuse one is a bug.
-                let identity = matches!(what, Notice::Stranger | Notice::RefusesUs);
-                if !identity && !self.nodes.get(peer).wiped {
-                    self.fail("no correct peer is accused", format!("{id} of {peer}: {what}"));
-                }
-            }
-            Output::Fatal(fatal) => {
-                self.nodes.get_mut(id).stopped = Some(fatal.to_string());
-                self.statistics.refused += 1;
-                if !self.nodes.get(id).wiped {
-                    self.fail("no correct node stops", format!("{id}: {fatal}"));
-                }
-            }
-        }
-    }
-
-    // ---- disks ----
-
-    fn sync(&mut self, id: NodeId) {
-        let (low, high) = self.plan.sync_us;
-        let node = self.nodes.get_mut(id);
-        if !node.disk.begin_sync() {
-            return;
-        }
-        let takes = self.rng.between(low, high) * 1_000 * node.disk_factor;
-        let at = (self.time + takes).max(node.hung_until);
-        let life = node.life;
-        self.schedule(at - self.time, Event::SyncDone { node: id, life });
-    }
-
-    fn on_sync_done(&mut self, id: NodeId) {
-        let Some(seq) = self.nodes.get_mut(id).disk.end_sync() else { return };
-        self.tell(&Fact::Synced { node: id });
-        self.sync(id);
-        if self.sabotage != Some(Sabotage::DiskLies) {
-            self.input(id, Input::Persisted { seq });
-        }
-    }
-
-    // ---- messages ----
-
-    fn send(&mut self, from: NodeId, to: NodeId, mut message: Message) {
-        self.tell(&Fact::Sent { node: from, to, message: &message });
-        if self.sabotage.is_some() {
-            self.alter(&mut message);
-        }
-        let incarnation = self.nodes.get(from).incarnation;
-        let arrivals = self.network.carry(self.time, from, to, &mut self.rng);
-        if let (Message::AppendEntries(m), true) = (&message, arrivals.is_empty()) {
-            if self.rng.chance(500) {
-                let (life, session) = (self.nodes.get(from).life, m.session);
-                let delay = self.rng.between(1_000, 50_000_000);
-                self.schedule(delay, Event::Lost { node: from, life, to, session });
-            }
-        }
-        for at in arrivals {
-            let message = message.clone();
-            self.schedule(at - self.time, Event::Deliver { to, from, incarnation, message });
-        }
-    }
-
-    /// What [`Sabotage`] does to messages under way.
-    fn alter(&mut self, message: &mut Message) {
-        match (self.sabotage, message) {
-            (Some(Sabotage::AcknowledgementsAltered), Message::AppendEntriesAnswer(m))
-                if m.conflict.is_none() && m.matched > 0 && self.rng.chance(100) =>
-            {
-                m.matched += 1;
-            }
-            (Some(Sabotage::VotesAltered), Message::RequestVoteAnswer(m)) if !m.granted => {
-                // A pre-vote that is granted names the term that was asked for.
-                m.term += u64::from(m.pre);
-                m.granted = true;
-            }
-            _ => {}
-        }
-    }
-
-    // ---- replication streams and the apply worker: what the node's tasks will be ----
-
-    fn aim(&mut self, id: NodeId, target: Replicate) {
-        let node = self.nodes.get_mut(id);
-        let limits = node.limits;
-        node.streams.entry(target.to).or_insert_with(|| Stream::new(limits)).aim(target);
-        self.pump_later(id, target.to);
-    }
-
-    fn pump_later(&mut self, id: NodeId, to: NodeId) {
-        let node = self.nodes.get_mut(id);
-        if !std::mem::replace(node.pumping.entry(to).or_insert(false), true) {
-            let life = node.life;
-            let delay = self.rng.between(500, 200_000);
-            self.schedule(delay, Event::Pump { node: id, life, to });
-        }
-    }
-
-    fn pump(&mut self, id: NodeId, to: NodeId) {
-        let node = self.nodes.get_mut(id);
-        node.pumping.insert(to, false);
-        let Some(stream) = node.streams.get_mut(&to) else { return };
-        let Some(want) = stream.want() else { return };
-        // Another leader may have replaced the entries meanwhile; a new target will come.
-        let Some(blocks) = node.log.read(want.after, want.through, want.max_bytes) else { return };
-        if blocks.is_empty() && want.through > want.after.index {
-            return;
-        }
-        let append = stream.send(blocks);
-        let sent = stream.sent();
-        self.send(id, to, Message::AppendEntries(append));
-        if let Some((session, through)) = sent {
-            self.input(id, Input::Sent { to, session, through });
-        }
-        self.pump_later(id, to);
-    }
-
-    fn apply(&mut self, id: NodeId) {
-        let early = self.sabotage == Some(Sabotage::AppliedEarly);
-        let node = self.nodes.get_mut(id);
-        node.applying = false;
-        let through = node.apply_target;
-        let until = if early { node.log.last().index } else { through };
-        for index in node.applied + 1..=until {
-            self.apply_one(id, index);
-        }
-        self.input(id, Input::Applied { through });
-    }
-
-    fn apply_one(&mut self, id: NodeId, index: Index) {
-        let log = &self.nodes.get(id).log;
-        let Some(block) = log.block_at(index) else {
-            self.fail("State Machine Safety", format!("node {id} has nothing at {index}"));
-            return;
-        };
-        let entry = LogId::new(block.term(), index);
-        let payload = block.entries().nth((index - block.first()) as usize).unwrap_or_default();
-        self.nodes.get_mut(id).applied = index;
-        self.tell(&Fact::Applied { node: id, id: entry, payload: &payload });
-        self.answer(id, entry);
-    }
-}
-
-impl World {
-    pub(crate) fn config_deadline(&self, id: NodeId, after_ms: u64) -> quorate_engine::Instant {
-        self.nodes.get(id).clock.local(self.time + after_ms * 1_000_000)
     }
 }

@@ -1,5 +1,6 @@
-//! No acknowledged write is lost, none that was called overwritten happens, and none happens twice:
-//! Raft's promise to clients (paper §8).
+//! No acknowledged write is lost, none that was called overwritten happens, none happens twice, and
+//! none that nobody asked for: Raft's promise to clients (paper §8). When the cluster has recovered,
+//! every acknowledged write is on every node.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,12 @@ use bytes::Bytes;
 use quorate_engine::{EntryKind, Index, quorum};
 
 use super::{Check, Fact, Nodes};
+use crate::engines::image::LogImage;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Fate {
     applied_at: Option<Index>,
+    acknowledged: bool,
     overwritten: bool,
 }
 
@@ -20,6 +23,32 @@ pub(crate) struct AcknowledgedWrites {
     fates: BTreeMap<Bytes, Fate>,
 }
 
+/// Whether this command is at `index` of a log.
+fn holds(log: &LogImage, index: Index, command: &Bytes) -> bool {
+    log.block_at(index).is_some_and(|block| {
+        block.kind() == EntryKind::Command
+            && block.entries().nth((index - block.first()) as usize).as_ref() == Some(command)
+    })
+}
+
+impl AcknowledgedWrites {
+    fn fate(&mut self, command: &Bytes) -> Result<&mut Fate, String> {
+        self.fates.get_mut(command).ok_or(format!("nobody proposed {command:?}"))
+    }
+
+    /// Every acknowledged write is in every log, where it was applied.
+    fn everywhere(&self, nodes: &Nodes) -> Result<(), String> {
+        for (command, fate) in self.fates.iter().filter(|(_, fate)| fate.acknowledged) {
+            let at = fate.applied_at.ok_or("acknowledged and never applied")?;
+            let mut up = nodes.iter().filter(|n| n.engine.is_some() && n.stopped.is_none());
+            if let Some(node) = up.find(|n| n.applied < at || !holds(&n.log, at, command)) {
+                return Err(format!("{at} was acknowledged, node {} lacks it", node.id));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Check for AcknowledgedWrites {
     fn name(&self) -> &'static str {
         "no acknowledged write is lost"
@@ -27,23 +56,23 @@ impl Check for AcknowledgedWrites {
 
     fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
         match fact {
+            Fact::Proposed { payload } => {
+                self.fates.insert((*payload).clone(), Fate::default());
+            }
             Fact::Acknowledged { index, payload } => {
+                self.fate(payload)?.acknowledged = true;
                 let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
                 let has = |node| {
-                    let log = &nodes.get(node).disk.durable().log;
-                    nodes.get(node).wiped
-                        || log.block_at(*index).is_some_and(|block| {
-                            block.kind() == EntryKind::Command
-                                && block.entries().nth((*index - block.first()) as usize).as_ref()
-                                    == Some(payload)
-                        })
+                    nodes.get(node).may_have_forgotten(*index)
+                        || holds(&nodes.get(node).disk.durable().log, *index, payload)
                 };
                 if !membership.is_some_and(|m| quorum::is_quorum(m, has)) {
                     return Err(format!("{index} acknowledged, not on a quorum's disks"));
                 }
             }
-            Fact::Applied { id, payload, .. } if !payload.is_empty() => {
-                let fate = self.fates.entry((*payload).clone()).or_default();
+            Fact::Settled => return self.everywhere(nodes),
+            Fact::Applied { id, kind: EntryKind::Command, payload, .. } => {
+                let fate = self.fate(payload)?;
                 if fate.overwritten {
                     return Err(format!("{id} applied, its client was told it did not happen"));
                 }
@@ -53,7 +82,7 @@ impl Check for AcknowledgedWrites {
                 fate.applied_at = Some(id.index);
             }
             Fact::Overwritten { payload } => {
-                let fate = self.fates.entry((*payload).clone()).or_default();
+                let fate = self.fate(payload)?;
                 if let Some(at) = fate.applied_at {
                     return Err(format!("called overwritten, was applied at {at}"));
                 }

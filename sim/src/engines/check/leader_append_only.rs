@@ -26,15 +26,13 @@ mod tests {
     use quorate_engine::Persist;
 
     use super::*;
-    use crate::engines::{FaultSet, Plan, World};
+    use crate::engines::{Plan, World};
 
     /// No world can make a leader overwrite itself, so the checker is shown a write that does.
     #[test]
     fn a_leader_that_overwrites_is_seen() {
-        let mut plan = Plan::from_seed(1);
-        plan.faults = FaultSet { crash: false, cut: false, pause: false, disk: false, wipe: false };
-        let mut world = World::new(1, plan);
-        world.run().unwrap();
+        let mut world = World::new(1, Plan::from_seed(1));
+        world.run_to_the_end().unwrap();
         let leader = world.nodes().iter().find(|n| n.leads()).unwrap().id;
         let write = Persist { seq: 9, hard_state: None, overwrites: Some(5), blocks: vec![] };
         for node in world.nodes().iter() {

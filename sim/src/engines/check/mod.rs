@@ -6,18 +6,21 @@
 
 mod acknowledged_writes;
 mod commit;
+mod committed_stays;
+mod configurations;
 mod durability;
 mod election_safety;
 mod leader_append_only;
 mod leader_completeness;
 mod log_matching;
-mod positions;
+mod monotone;
+mod order;
 mod reads;
 mod state_machine_safety;
 mod votes;
 
 use bytes::Bytes;
-use quorate_engine::{Index, LogId, Message, NodeId, Persist};
+use quorate_engine::{EntryKind, Index, LogId, Message, NodeId, Persist};
 
 use crate::engines::node::Node;
 
@@ -66,7 +69,14 @@ pub enum Fact<'a> {
         node: NodeId,
         /// The entry.
         id: LogId,
+        /// What it is.
+        kind: EntryKind,
         /// Its content.
+        payload: &'a Bytes,
+    },
+    /// A client wants a command in the log.
+    Proposed {
+        /// The command; no other has the same content.
         payload: &'a Bytes,
     },
     /// A client was told that its write happened.
@@ -93,6 +103,9 @@ pub enum Fact<'a> {
         /// The read index.
         index: Index,
     },
+    /// The faults are over and the cluster has come back to work: every node that was not refused
+    /// has applied the same log.
+    Settled,
 }
 
 /// One promise.
@@ -139,9 +152,12 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(leader_completeness::LeaderCompleteness::default()),
         Box::new(state_machine_safety::StateMachineSafety::default()),
         Box::new(commit::Commit::default()),
+        Box::new(committed_stays::CommittedStays::default()),
         Box::new(durability::Durability),
         Box::new(votes::Votes::default()),
-        Box::new(positions::Positions::default()),
+        Box::new(order::Order),
+        Box::new(monotone::Monotone::default()),
+        Box::new(configurations::Configurations::default()),
         Box::new(acknowledged_writes::AcknowledgedWrites::default()),
         Box::new(reads::Reads::default()),
     ]

@@ -25,7 +25,7 @@ impl Check for StateMachineSafety {
             Fact::Started { node } => {
                 self.through.insert(*node, 0);
             }
-            Fact::Applied { node, id, payload } => {
+            Fact::Applied { node, id, payload, .. } => {
                 let through = self.through.entry(*node).or_default();
                 if id.index != *through + 1 {
                     return Err(format!("node {node} applies {id} after {through}"));

@@ -7,8 +7,8 @@ use quorate_engine::{HardState, Message, NodeId, Term};
 
 use super::{Check, Fact, Nodes};
 
-/// A node and its disk: with another disk it is another voter.
-type Voter = (NodeId, u64);
+/// A node, and whether its disk forgot: with another disk it is another voter.
+type Voter = (NodeId, bool);
 
 /// Every vote that was ever sent, and the newest hard state that each disk ever had.
 #[derive(Debug, Default)]
@@ -27,13 +27,17 @@ impl Votes {
     ) -> Result<(), String> {
         let first = *self.sent.entry((node, term)).or_insert(choice);
         if first != choice {
-            return Err(format!("node {node:?} votes for {first} and for {choice} in term {term}"));
+            return Err(format!(
+                "node {} votes for {first} and for {choice} in term {term}",
+                node.0
+            ));
         }
         // A later term on the disk forbids another vote in this one as well.
         let bound = hard.term > term || hard == HardState { term, voted_for: Some(choice) };
         if !bound {
             return Err(format!(
-                "node {node:?} votes for {choice} in term {term}, its disk: {hard}"
+                "node {} votes for {choice} in term {term}, its disk: {hard}",
+                node.0
             ));
         }
         Ok(())
@@ -49,7 +53,7 @@ impl Check for Votes {
         match fact {
             Fact::Sent { node, to, message } => {
                 let hard = nodes.get(*node).disk.durable().hard;
-                let voter = (*node, nodes.get(*node).incarnation);
+                let voter = (*node, nodes.get(*node).forgot.is_some());
                 match message {
                     Message::RequestVote(m) if !m.pre => self.vote(voter, m.term, *node, hard),
                     Message::RequestVoteAnswer(m) if m.granted && !m.pre => {
@@ -62,7 +66,7 @@ impl Check for Votes {
                 let hard = nodes.get(*node).disk.durable().hard;
                 let before = self
                     .durable
-                    .insert((*node, nodes.get(*node).incarnation), hard)
+                    .insert((*node, nodes.get(*node).forgot.is_some()), hard)
                     .unwrap_or_default();
                 let kept = hard.term > before.term
                     || (hard.term == before.term

@@ -1,0 +1,48 @@
+//! The order of the log positions (Invariants of `ARCHITECTURE.md`; paper Figure 2): `compacted <=
+//! applied <= committed <= last`, `persisted <= last`; and the engine's idea of its log is the log.
+//!
+//! The engine asserts the order itself. Here the log and the state machine are looked at.
+
+use super::{Check, Fact, Nodes};
+
+/// Needs no memory.
+#[derive(Debug)]
+pub(crate) struct Order;
+
+impl Check for Order {
+    fn name(&self) -> &'static str {
+        "positions are in order"
+    }
+
+    fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
+        let Fact::Stepped { node } = fact else { return Ok(()) };
+        let node = nodes.get(*node);
+        let Some(engine) = &node.engine else { return Ok(()) };
+        let log = engine.log();
+        let (last, committed, applied) = (log.last().index, log.committed(), log.applied());
+        let ordered = log.compacted().index <= applied
+            && applied <= node.applied
+            && node.applied <= committed
+            && committed <= last
+            && log.persisted() <= last;
+        if !ordered {
+            return Err(format!(
+                "node {}: compacted {}, applied {applied} (the state machine {}), committed \
+                 {committed}, persisted {}, last {last}",
+                node.id,
+                log.compacted(),
+                node.applied,
+                log.persisted()
+            ));
+        }
+        if log.last() != node.log.last() {
+            return Err(format!(
+                "node {} believes its log ends at {}, it ends at {}",
+                node.id,
+                log.last(),
+                node.log.last()
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Makes a failure small: fewer faults, a calmer world, less time, fewer nodes, and still the same
+//! broken promise.
+//!
+//! Faults are taken out by delta debugging (Zeller and Hildebrandt, *Simplifying and Isolating
+//! Failure-Inducing Input*, 2002). Taking one out changes what happens afterwards, since timers and
+//! messages fall otherwise; so what is left is not the core of the first failure but a smaller
+//! failure of the same promise.
+
+use crate::engines::explore::{Options, explore};
+use crate::engines::plan::Plan;
+use crate::engines::reduction::{Reduction, Trouble};
+use crate::engines::world::Failure;
+
+/// The search for a smaller failure.
+struct Search<'a> {
+    options: Options,
+    /// The smallest failure so far.
+    best: Failure,
+    /// Told of every try; the search ends when it says no.
+    go_on: &'a mut dyn FnMut(&Failure) -> bool,
+    over: bool,
+}
+
+/// A failure of the same promise with as little as can be found out around it.
+///
+/// `go_on` is called before each try with the smallest failure so far, and ends the search by
+/// returning `false`.
+pub fn minimize(
+    failure: &Failure,
+    options: &Options,
+    go_on: &mut dyn FnMut(&Failure) -> bool,
+) -> Failure {
+    let mut search = Search { options: options.clone(), best: failure.clone(), go_on, over: false };
+    let plan = Plan::from_seed(failure.seed);
+    search.end_with_the_failure();
+    let there: Vec<usize> = match &search.best.reduction.faults {
+        Some(faults) => faults.clone(),
+        None => (0..plan.faults.len()).collect(),
+    };
+    search.fewer_faults(there);
+    for trouble in Trouble::ALL.into_iter().filter(|trouble| trouble.is_in(&plan)) {
+        search.change(|r| {
+            if !r.calm.contains(&trouble) {
+                r.calm.push(trouble);
+            }
+        });
+    }
+    for nodes in 1..plan.nodes {
+        if search.change(|r| r.nodes = Some(nodes)) {
+            break;
+        }
+    }
+    search.less_time(plan.duration.as_millis() as u64);
+    let left = search.best.reduction.faults.clone().unwrap_or_default();
+    search.fewer_faults(left);
+    search.best
+}
+
+impl Search<'_> {
+    /// Whether the promise is still broken with this left out; if so, that is the new best.
+    fn change(&mut self, change: impl FnOnce(&mut Reduction)) -> bool {
+        let mut reduction = (*self.best.reduction).clone();
+        change(&mut reduction);
+        self.over = self.over || !(self.go_on)(&self.best);
+        if self.over || reduction == *self.best.reduction {
+            return false;
+        }
+        self.options.reduction = reduction;
+        match explore(self.best.seed, &self.options) {
+            Err(failure) if failure.promise == self.best.promise => {
+                self.best = failure;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Nothing is done after the failure; one of the recovery keeps its time.
+    fn end_with_the_failure(&mut self) {
+        let millis = self.best.at / 1_000_000 + 1;
+        self.change(|r| r.millis = Some(r.millis.map_or(millis, |before| before.min(millis))));
+    }
+
+    fn less_time(&mut self, whole: u64) {
+        let millis = |r: &Reduction| r.millis.unwrap_or(whole);
+        for part in [2, 4, 8] {
+            // What is not enough in halves may be enough in smaller steps.
+            while self.change(|r| r.millis = Some(millis(r) - millis(r) / part)) {
+                if millis(&self.best.reduction) < part {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes out as many of `faults` as possible: first halves, then ever smaller parts.
+    fn fewer_faults(&mut self, mut faults: Vec<usize>) {
+        if self.change(|r| r.faults = Some(Vec::new())) {
+            return;
+        }
+        let mut parts = 2;
+        while !faults.is_empty() && !self.over {
+            let size = faults.len().div_ceil(parts);
+            let without = (0..faults.len()).step_by(size).find_map(|from| {
+                let mut rest = faults.clone();
+                rest.drain(from..(from + size).min(faults.len()));
+                self.change(|r| r.faults = Some(rest.clone())).then_some(rest)
+            });
+            match without {
+                Some(rest) => {
+                    faults = rest;
+                    parts = (parts - 1).max(2);
+                }
+                None if size == 1 => break,
+                None => parts = (parts * 2).min(faults.len()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::Sabotage;
+
+    /// A bug that shows only at a crash becomes one crash, or nearly so, and its flags replay it.
+    #[test]
+    fn a_failure_becomes_small_and_stays_the_same() {
+        let mut options = Options { sabotage: Some(Sabotage::SyncIgnored), ..Options::default() };
+        let mut failures = (0..200).filter_map(|seed| explore(seed, &options).err());
+        let many = |failure: &Failure| {
+            let planned = Plan::from_seed(failure.seed).faults.len();
+            failure.promise == "positions never go back" && planned >= 20
+        };
+        let failure = failures.find(many).expect("a seed with many faults");
+        let mut tries = 0;
+        let small = minimize(&failure, &options, &mut |_| {
+            tries += 1;
+            true
+        });
+        let faults = small.reduction.faults.as_ref().expect("only some faults are needed").len();
+        assert!(faults <= 3, "{small}");
+        assert_eq!(small.promise, failure.promise);
+        assert!(tries < 500, "{tries}");
+        options.reduction = (*small.reduction).clone();
+        let again = explore(failure.seed, &options).unwrap_err();
+        assert_eq!(again.to_string(), small.to_string());
+
+        let stopped = minimize(&failure, &options, &mut |_| false);
+        assert_eq!(stopped.to_string(), failure.to_string());
+    }
+}

@@ -1,0 +1,136 @@
+//! What has to come about when the faults stop.
+
+use quorate_engine::{Membership, NodeId};
+
+use crate::engines::check::Fact;
+use crate::engines::network::Weather;
+use crate::engines::node::Node;
+use crate::engines::sabotage::Sabotage;
+use crate::engines::world::{Failure, World};
+
+const LIVENESS: &str = "the cluster recovers";
+
+impl World {
+    /// Stops every fault, and sees the cluster come back to work: a leader that everyone knows, a
+    /// write that commits, all nodes at the same index, a read at every node. All of it within
+    /// twenty election timeouts of the slowest clock.
+    ///
+    /// # Errors
+    /// The first broken promise, or what did not come about in time.
+    pub fn settle(&mut self) -> Result<(), Failure> {
+        self.faults = false;
+        self.network.heal();
+        self.network.weather = Weather::FAIR;
+        self.plan.sync_us = (20, 500);
+        if self.sabotage == Some(Sabotage::NeverHeals) {
+            self.network.weather.drop = 1_000;
+        }
+        let all: Vec<NodeId> = (1..=self.plan.nodes as u64).collect();
+        for id in &all {
+            let node = self.nodes.get_mut(*id);
+            node.slow = (0, 1);
+            node.hung_until = 0;
+            node.full_until = 0;
+            node.sync_fails = None;
+            if node.is_down() {
+                self.start(*id);
+            }
+            self.resume(*id);
+        }
+        let begun = |w: &World| w.nodes.iter().any(|n| n.log.last().index > 0);
+        if !begun(self) {
+            self.initialize(1);
+        }
+        // Small windows of the plan make a long log slow to copy; that is not what is tested here.
+        let longest = self.nodes.iter().map(|n| n.log.last().index).max().unwrap_or(0);
+        let bound = self.plan.election_max.as_nanos() as u64 * 20 * 5 / 4 + longest * 4_000_000;
+        let end = self.time + bound;
+        if !self.run_until(end, |w| w.agreed_leader().is_some())? {
+            return self.stuck("no leader that every node knows");
+        }
+        // Leadership may still change once; ask again until it is done.
+        let mut command = None;
+        let mut reads = Vec::new();
+        let end = self.time + bound;
+        while self.time < end {
+            let done = |w: &World, command: &Option<bytes::Bytes>, reads: &[u64]| {
+                command.as_ref().is_some_and(|c| w.clients.acknowledged.contains(c))
+                    && reads.iter().all(|r| w.clients.served(*r) == Some(true))
+                    && w.is_converged()
+            };
+            if let Some(leader) = self.agreed_leader() {
+                command = Some(self.propose(leader, 1));
+                let members: Vec<_> = self.members().map(|n| n.id).collect();
+                reads = members.into_iter().map(|id| self.read(id, 10_000)).collect();
+            }
+            let slice = (self.time + bound / 4).min(end);
+            if self.run_until(slice, |w| done(w, &command, &reads))? {
+                self.tell(&Fact::Settled);
+                return self.failure.clone().map_or(Ok(()), Err);
+            }
+        }
+        let acknowledged = command.is_some_and(|c| self.clients.acknowledged.contains(&c));
+        let served = reads.iter().filter(|r| self.clients.served(**r) == Some(true)).count();
+        let state: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|n| {
+                n.engine.as_ref().map_or("down".into(), |e| {
+                    format!(
+                        "{} {} term {} last {} committed {}",
+                        n.id,
+                        e.role(),
+                        e.term(),
+                        e.log().last(),
+                        e.log().committed()
+                    )
+                })
+            })
+            .collect();
+        self.stuck(&format!(
+            "write acknowledged: {acknowledged}, reads served: {served} of {}; {state:?}",
+            reads.len()
+        ))
+    }
+
+    fn stuck(&mut self, what: &str) -> Result<(), Failure> {
+        if self.lacks_too_many() {
+            return Ok(());
+        }
+        self.fail(LIVENESS, what.into());
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Those who have to come back to work: all but a node whose disk was lost and that is refused.
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.stopped.is_none())
+    }
+
+    /// Whether one disk was lost and another member has not been heard by a leader yet: its disk
+    /// might be the one that was lost, so it counts as failed as well, and that may be too many.
+    fn lacks_too_many(&self) -> bool {
+        let newest = self.members().max_by_key(|n| n.log.last());
+        let engine = newest.and_then(|n| n.engine.as_ref());
+        let unknown = |m: &Membership| m.members().values().any(|m| m.incarnation == 0);
+        self.statistics.refused > 0
+            && engine.and_then(|e| e.log().membership()).is_some_and(unknown)
+    }
+
+    /// The leader, if every node knows the same.
+    fn agreed_leader(&self) -> Option<NodeId> {
+        let mut nodes = self.members().filter_map(|n| n.engine.as_ref());
+        let first = nodes.next()?;
+        let (leader, term) = (first.leader()?, first.term());
+        let agreed = nodes.all(|e| e.leader() == Some(leader) && e.term() == term);
+        (agreed && self.nodes.get(leader).leads()).then_some(leader)
+    }
+
+    /// Whether every node has committed and applied the same, all of its log.
+    fn is_converged(&self) -> bool {
+        let Some(last) = self.members().next().map(|n| n.log.last()) else { return true };
+        self.members().all(|n| {
+            let committed = n.engine.as_ref().map_or(0, |e| e.log().committed());
+            n.log.last() == last && committed == last.index && n.applied == last.index
+        })
+    }
+}
