@@ -3,10 +3,14 @@
 //! [`engines`] is the first level: the protocol alone among simulated networks, disks and clocks,
 //! quick enough to see millions of elections.
 //!
+//! What clients see of a service, simulated or not, can be recorded and judged with [`history`]:
+//! whether every answer was linearizable.
+//!
 //! The same seed gives the same run to the bit. A failure is reported with the seed; running that
 //! seed again shows the same failure with a readable trace.
 
 pub mod engines;
+pub mod history;
 mod rng;
 pub mod sequence;
 mod trace;
