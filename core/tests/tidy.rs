@@ -1,7 +1,7 @@
 //! The house rules that a compiler does not check: floors, banned words, sizes, documents that name
 //! tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -181,4 +181,57 @@ fn the_reference_has_every_setting() {
         assert!(reference.contains(&format!("`{field}`")), "docs/reference.md lacks {field}");
     }
     assert!(count >= 10, "found only {count} settings");
+}
+
+/// `sim/mutants` alone compiles bugs in: no member of the workspace enables the feature, for itself
+/// or for another, and features of a package outside can't reach them.
+#[test]
+fn no_ordinary_build_has_planted_bugs() {
+    let workspace = read("Cargo.toml");
+    let line = |key| workspace.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+    assert!(!line("members").contains("mutants"), "sim/mutants is a member");
+    assert!(line("exclude").contains("\"sim/mutants\""), "sim/mutants is not excluded");
+    assert!(!workspace.contains("planted-bugs"), "the workspace enables planted bugs");
+    for krate in CRATES {
+        let mut section = "";
+        let manifest = read(format!("{krate}/Cargo.toml"));
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let passed_on = section == "[features]" && line.starts_with("planted-bugs = [");
+            let mentioned = line.contains("planted-bugs") && !line.starts_with('#');
+            assert!(!mentioned || passed_on, "{krate}/Cargo.toml enables planted bugs: {line}");
+        }
+    }
+}
+
+/// The bugs that the code asks for are those that `sim/mutants` plants, each with a row of the
+/// hazards and a row of what catches it.
+#[test]
+fn every_planted_bug_is_planted_and_documented() {
+    let list = read("sim/mutants/src/bugs.rs");
+    let strings: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let is_name =
+        |s: &str| s.contains('-') && s.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let (safety, table) = (read("docs/safety.md"), read("docs/simulation.md"));
+    let mut listed = BTreeSet::new();
+    for (at, name) in strings.iter().enumerate().filter(|(_, s)| is_name(s)) {
+        let hazard = strings[at + 1];
+        assert!(safety.contains(&format!("| {hazard} |")), "{name}: no hazard {hazard:?}");
+        assert!(table.contains(&format!("| {name} | {hazard} |")), "simulation.md lacks {name}");
+        listed.insert(name.to_string());
+    }
+    let mut asked = BTreeSet::new();
+    for krate in CRATES {
+        for file in files(&format!("{krate}/src"), ".rs") {
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for question in code.flat_map(|line| line.split("planted::on(\"").skip(1)) {
+                asked.insert(question.split('"').next().unwrap().to_owned());
+            }
+        }
+    }
+    assert_eq!(asked, listed, "asked for in the code; listed in sim/mutants/src/bugs.rs");
+    assert!(listed.len() >= 15, "only {} bugs", listed.len());
 }

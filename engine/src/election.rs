@@ -7,6 +7,7 @@ use crate::block::EntryBlock;
 use crate::engine::{Engine, FIRST, PLAUSIBLE};
 use crate::io::{Fatal, Outputs};
 use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAnswer};
+use crate::planted;
 use crate::quorum::{is_quorum, meets_quorums_twice};
 use crate::replication::Leader;
 use crate::types::{HardState, Instant, NodeId, Term};
@@ -43,7 +44,8 @@ impl Votes {
 
     /// Sends what `durable_seq` allows.
     pub(crate) fn pay(&mut self, durable_seq: u64, out: &mut Outputs) {
-        if let Some((to, _, term)) = self.grant.take_if(|(_, seq, _)| *seq <= durable_seq) {
+        let may_leave = |seq| seq <= durable_seq || planted::on("vote-leaves-early");
+        if let Some((to, _, term)) = self.grant.take_if(|(_, seq, _)| may_leave(*seq)) {
             let answer = RequestVoteAnswer { pre: false, term, granted: true };
             out.send(to, Message::RequestVoteAnswer(answer));
         }
@@ -208,13 +210,15 @@ impl Engine {
         let trusted = |id| tied(id) || self.introduced.contains(&id);
         is_quorum(membership, |id| voted(id) && trusted(id))
             || meets_quorums_twice(membership, &voted)
+            || (planted::on("untied-votes-elect") && is_quorum(membership, &voted))
             || (self.config.incarnation == 0 && is_quorum(membership, voted))
     }
 
     /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has
     /// promised one not to vote. A leader itself has one: itself, as long as a quorum answers it.
     fn is_sticky(&self, now: Instant) -> bool {
-        matches!(self.role, Role::Leader(_)) || now < self.promised_until
+        matches!(self.role, Role::Leader(_))
+            || (now < self.promised_until && !planted::on("no-stickiness"))
     }
 
     /// Whether a higher term in `message` is left alone: only in a vote request that a promise
@@ -232,14 +236,16 @@ impl Engine {
     ) {
         // The candidate's log must be at least as up-to-date as this one (paper §5.4.1), and a node
         // that knows of no configuration has no say in anything.
-        let may =
-            !self.is_sticky(now) && self.log.membership().is_some() && m.last >= self.log.last();
+        let up_to_date = m.last >= self.log.last() || planted::on("no-up-to-date-check");
+        let member = self.log.membership().is_some() || planted::on("wiped-disk-votes");
+        let may = !self.is_sticky(now) && member && up_to_date;
         let granted = if m.pre {
             may && m.term > self.hard.term
         } else {
             // One vote per term, first come first served (paper §5.2).
             may && m.term == self.hard.term
-                && self.hard.voted_for.is_none_or(|candidate| candidate == from)
+                && (self.hard.voted_for.is_none_or(|candidate| candidate == from)
+                    || planted::on("two-votes-in-a-term"))
         };
         if granted && !m.pre {
             // A pre-candidate that gives its vote away stops asking for others'.

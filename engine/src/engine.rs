@@ -13,6 +13,7 @@ use crate::io::{Decline, Fatal, Input, Notice, Output, Outputs, Persist, RoleKin
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::planted;
 use crate::reads::Reads;
 use crate::replication::Following;
 use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
@@ -145,7 +146,7 @@ impl Engine {
                 return Err(Fatal::NotThisMember { id: engine.config.id }.into());
             }
             // Alone there is nobody it could have promised anything to.
-            if !engine.is_sole_voter() {
+            if !engine.is_sole_voter() && !planted::on("start-without-promise") {
                 engine.promised_until = now + promise;
                 engine.reset_election(now);
             }
@@ -318,12 +319,13 @@ impl Engine {
         // A known id with another incarnation is another disk: one that may have lost what this id
         // once acknowledged or voted.
         let member = self.log.membership().and_then(|m| m.member(from));
-        if member.is_some_and(|m| m.incarnation != 0 && m.incarnation != incarnation) {
+        let other_disk = member.is_some_and(|m| m.incarnation != 0 && m.incarnation != incarnation);
+        if other_disk && !planted::on("wiped-disk-votes") {
             out.push(Output::Noticed { peer: from, what: Notice::Stranger });
             out.send(from, Message::Stranger(crate::message::Stranger { refused: incarnation }));
             return;
         }
-        if let Some(term) = message.term() {
+        if let Some(term) = message.term().filter(|_| !is_overheard(&message)) {
             if term > self.hard.term && !self.keeps_its_promise(now, &message) {
                 // The term rule (paper §5.1), on every path.
                 self.become_follower(now, term, None, out);
@@ -436,7 +438,8 @@ impl Engine {
             let from = block.first();
             let staged = &mut self.writes.staged_overwrites;
             *staged = Some(staged.map_or(from, |earlier| earlier.min(from)));
-            for write in &mut self.writes.in_flight {
+            let overwritten = !planted::on("overwritten-suffix-acknowledged");
+            for write in self.writes.in_flight.iter_mut().filter(|_| overwritten) {
                 write.last = write.last.min(from - 1);
             }
         }
@@ -460,7 +463,7 @@ impl Engine {
 
     /// Whether term and vote are durable as they are.
     pub(crate) fn hard_state_is_durable(&self) -> bool {
-        self.writes.hard_seq <= self.writes.durable_seq
+        self.writes.hard_seq <= self.writes.durable_seq || planted::on("candidacy-leaves-early")
     }
 
     /// Whether the log has not finished a write for longer than a leader may be silent.
@@ -501,7 +504,9 @@ impl Engine {
     /// entries before anyone is told to use them.
     fn finish(&mut self, mark: usize, now: Instant, out: &mut Outputs) {
         let mut first = Vec::new();
-        if let Some(persist) = self.writes.take_staged(self.hard, self.log.last().index, now) {
+        let mut hard = self.hard;
+        hard.voted_for = hard.voted_for.filter(|_| !planted::on("vote-not-written"));
+        if let Some(persist) = self.writes.take_staged(hard, self.log.last().index, now) {
             first.push(Output::Persist(persist));
         }
         let newest = self.log.configurations().last();
@@ -538,7 +543,8 @@ impl Writes {
     }
 
     fn oldest(&self) -> Option<Instant> {
-        self.in_flight.front().map(|write| write.at)
+        let oldest = self.in_flight.front().map(|write| write.at);
+        oldest.filter(|_| !planted::on("leads-with-a-hung-log"))
     }
 
     fn take_staged(&mut self, hard: HardState, last: Index, now: Instant) -> Option<Persist> {
@@ -554,6 +560,11 @@ impl Writes {
             blocks: std::mem::take(&mut self.staged_blocks),
         })
     }
+}
+
+/// Whether a message's term is not looked at: never, but for a planted bug.
+fn is_overheard(message: &Message) -> bool {
+    matches!(message, Message::HeartbeatAnswer(_)) && planted::on("higher-term-ignored")
 }
 
 /// The earlier of two moments that may not exist.

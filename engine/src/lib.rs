@@ -78,6 +78,7 @@ mod io;
 mod log;
 mod membership;
 pub mod message;
+pub mod planted;
 pub mod quorum;
 mod reads;
 mod replication;

@@ -12,6 +12,7 @@
 
 use crate::block::{EntryBlock, EntryKind};
 use crate::membership::Membership;
+use crate::planted;
 use crate::types::{Index, LogId, Term, TermRun};
 
 /// The shape of one node's log.
@@ -178,6 +179,9 @@ impl Log {
     pub fn missing_from(&self, block: &EntryBlock) -> Option<(Index, Option<Index>)> {
         let last = block.last().index;
         let mut index = block.first().max(self.compacted.index + 1);
+        if planted::on("truncates-without-conflict") && index > self.committed && index <= last {
+            return Some((index, Some(index)));
+        }
         while index <= last && index <= self.last.index {
             if self.term_at(index) != Some(block.term()) {
                 return Some((index, Some(index)));

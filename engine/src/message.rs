@@ -18,6 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::block::EntryBlock;
+use crate::planted;
 use crate::types::{Index, LogId, Term};
 
 /// Any message of the protocol.
@@ -189,7 +190,7 @@ impl Message {
     /// moves anyone's term.
     pub fn term(&self) -> Option<Term> {
         match self {
-            Message::RequestVote(m) if m.pre => None,
+            Message::RequestVote(m) if m.pre && !planted::on("pre-votes-move-terms") => None,
             Message::RequestVote(m) => Some(m.term),
             Message::RequestVoteAnswer(m) if m.pre && m.granted => None,
             Message::RequestVoteAnswer(m) => Some(m.term),

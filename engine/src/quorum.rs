@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::membership::Membership;
+use crate::planted;
 use crate::types::NodeId;
 
 /// Members that make a majority of `voters` voters.
 pub fn majority(voters: usize) -> usize {
-    voters / 2 + 1
+    voters / 2 + usize::from(voters % 2 == 1 || !planted::on("half-is-a-majority"))
 }
 
 /// Whether those for whom `yes` holds are a quorum of `membership`.

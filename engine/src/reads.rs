@@ -12,6 +12,7 @@ use crate::election::Role;
 use crate::engine::{Engine, earliest};
 use crate::io::{Output, Outputs};
 use crate::message::{Message, ReadIndex, ReadIndexAnswer};
+use crate::planted;
 use crate::quorum::reached_by_quorum;
 use crate::types::{Index, Instant, NodeId};
 
@@ -146,8 +147,9 @@ impl Engine {
         let confirmed = reached_by_quorum(membership, |id| {
             if id == me { u64::MAX } else { leader.progress.get(&id).map_or(0, |p| p.acked_round) }
         });
+        let any = confirmed > 0 && planted::on("earlier-round-confirms");
         let reads = &mut leader.reads;
-        while reads.confirming.front().is_some_and(|r| r.round <= confirmed) {
+        while reads.confirming.front().is_some_and(|r| any || r.round <= confirmed) {
             let round = reads.confirming.pop_front().expect("there is a front");
             for reader in round.readers {
                 match reader {
@@ -195,7 +197,7 @@ impl Engine {
         if self.reads.local.is_empty() {
             return;
         }
-        self.reads.context += 1;
+        self.reads.context += u64::from(!planted::on("read-context-repeats"));
         let context = self.reads.context;
         for read in &mut self.reads.local {
             read.asked.get_or_insert(context);

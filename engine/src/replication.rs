@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::io::{Notice, Output, Outputs, Replicate};
 use crate::log::Log;
 use crate::message::{AppendEntries, AppendEntriesAnswer, Heartbeat, HeartbeatAnswer, Message};
+use crate::planted;
 use crate::quorum::reached_by_quorum;
 use crate::reads::LeaderReads;
 use crate::types::{Index, Instant, LogId, NodeId};
@@ -78,6 +79,9 @@ impl Following {
     /// Another term: nothing is verified but what is committed, which every leader has (paper
     /// §5.4.3, Leader Completeness).
     pub(crate) fn begin_term(&mut self, log: &Log) {
+        if planted::on("verified-for-an-earlier-leader") {
+            return;
+        }
         *self = Self::new(log);
     }
 }
@@ -122,7 +126,7 @@ impl Engine {
         self.introduced.clear();
         self.role = Role::Leader(Leader {
             progress,
-            term_start: noop.index,
+            term_start: if planted::on("reads-before-first-commit") { 0 } else { noop.index },
             sessions: 0,
             round: 0,
             rounds: VecDeque::new(),
@@ -131,7 +135,9 @@ impl Engine {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
         });
-        self.stage(EntryBlock::noop(noop));
+        if !planted::on("no-no-op") {
+            self.stage(EntryBlock::noop(noop));
+        }
         for id in followers {
             self.begin_session(now, id, after, out);
         }
@@ -192,7 +198,8 @@ impl Engine {
         }
         leader.heartbeat_at = now + self.config.heartbeat_interval;
         // Check-quorum: without answers from a quorum another leader may be at work.
-        if now.since(self.heard_from_quorum(now)) > self.config.election_timeout_max {
+        let silence = now.since(self.heard_from_quorum(now));
+        if silence > self.config.election_timeout_max && !planted::on("no-check-quorum") {
             self.step_down(now, out);
             return;
         }
@@ -342,7 +349,9 @@ impl Engine {
             // It restarted and knows only what it has read from its disk.
             let after = self.log.id_at(p.matched);
             self.begin_session(now, id, after, out);
-        } else if p.lost || (p.is_waiting() && now.since(p.moved_at) >= patience) {
+        } else if (p.lost || (p.is_waiting() && now.since(p.moved_at) >= patience))
+            && !planted::on("losses-not-noticed")
+        {
             // An append, or its answer, was lost with nothing behind it that would show the gap.
             let after = if p.pipeline { self.log.id_at(accepted.max(p.matched)) } else { p.after };
             self.begin_session(now, id, after, out);
@@ -393,7 +402,7 @@ impl Engine {
     fn on_matched(&mut self, now: Instant, from: NodeId, index: Index, out: &mut Outputs) {
         let Role::Leader(leader) = &mut self.role else { return };
         let p = leader.progress.get_mut(&from).expect("checked by the caller");
-        if index <= p.matched {
+        if index <= p.matched && !planted::on("matched-goes-back") {
             return;
         }
         p.matched = index;
@@ -407,13 +416,16 @@ impl Engine {
         let Role::Leader(leader) = &self.role else { return };
         let membership = self.log.membership().expect("a leader has a configuration");
         let index = reached_by_quorum(membership, |id| {
-            if id == self.config.id {
+            if id == self.config.id && planted::on("leader-counts-itself-early") {
+                self.log.last().index
+            } else if id == self.config.id {
                 self.log.persisted()
             } else {
                 leader.progress.get(&id).map_or(0, |p| p.matched)
             }
         });
-        if index <= self.log.committed() || self.log.term_at(index) != Some(self.hard.term) {
+        let own = self.log.term_at(index) == Some(self.hard.term);
+        if index <= self.log.committed() || !(own || planted::on("earlier-terms-counted")) {
             return;
         }
         self.log.commit(index);
@@ -455,7 +467,8 @@ impl Engine {
     fn progress_of(&mut self, from: NodeId, term: u64, session: u64) -> Option<&mut Progress> {
         let current = term == self.hard.term;
         let Role::Leader(leader) = &mut self.role else { return None };
-        leader.progress.get_mut(&from).filter(|p| current && p.session == session)
+        let any = planted::on("earlier-sessions-count");
+        leader.progress.get_mut(&from).filter(|p| current && (any || p.session == session))
     }
 }
 
@@ -505,6 +518,9 @@ impl Engine {
             self.commit_as_follower(m.commit, out);
             answer.accepted = self.accepted();
             answer.matched = answer.accepted.min(self.log.persisted());
+            if planted::on("heartbeat-acknowledges-early") {
+                answer.matched = answer.accepted;
+            }
         }
         out.send(from, Message::HeartbeatAnswer(answer));
     }
@@ -533,12 +549,15 @@ impl Engine {
         }
         self.follow(now, from, m.promise, out);
         // The consistency check (paper §5.3). What was compacted is committed, so it agrees.
-        if m.prev.index > self.log.compacted().index && !self.log.contains(m.prev) {
+        let agrees = self.log.contains(m.prev)
+            || (planted::on("terms-not-compared") && m.prev.index <= self.log.last().index);
+        if m.prev.index > self.log.compacted().index && !agrees {
             if m.prev.index <= self.log.committed() {
                 notice(from, Notice::Violation("a leader without a committed entry"), out);
                 return;
             }
             let hint = self.log.last_not_above(m.prev);
+            let hint = if planted::on("conflicts-never-end") { m.prev } else { hint };
             out.send(from, answer(self, Some(hint)));
             return;
         }
@@ -581,7 +600,8 @@ impl Engine {
 
     /// Commits what the leader has committed, as far as it is verified to be the same here.
     pub(crate) fn commit_as_follower(&mut self, commit: Index, out: &mut Outputs) {
-        let commit = commit.min(self.accepted());
+        let beyond = planted::on("commits-beyond-match");
+        let commit = commit.min(if beyond { self.log.last().index } else { self.accepted() });
         if commit > self.log.committed() {
             self.log.commit(commit);
             out.push(Output::Apply { through: commit });
@@ -591,7 +611,9 @@ impl Engine {
     /// Acknowledges what is durable; more is owed until everything accepted is.
     pub(crate) fn acknowledge(&mut self, out: &mut Outputs) {
         let Some((to, session)) = self.following.owed else { return };
-        let (accepted, persisted) = (self.accepted(), self.log.persisted());
+        let accepted = self.accepted();
+        let early = planted::on("acknowledges-before-sync");
+        let persisted = if early { self.log.last().index } else { self.log.persisted() };
         if persisted >= accepted {
             self.following.owed = None;
         }

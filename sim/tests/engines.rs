@@ -115,9 +115,21 @@ fn planted_bugs_are_caught() {
     }
     for check in check::all() {
         let tried = PLANTED.iter().any(|(_, promise, _)| *promise == check.name());
-        assert!(tried || SHOWN.contains(&check.name()), "{} is never tried", check.name());
+        assert!(
+            tried || SHOWN.contains(&check.name()) || IN_THE_ENGINE.contains(&check.name()),
+            "{} is never tried",
+            check.name()
+        );
     }
 }
+
+/// What only a bug in the engine itself breaks: `sim/mutants` plants those.
+const IN_THE_ENGINE: [&str; 4] = [
+    "a term begins with a candidate",
+    "a higher term is followed",
+    "no vote inside a promise",
+    "who can't lead steps down",
+];
 
 /// Promises that no world around the engine can break, since the engine asserts them or does nothing
 /// of the kind yet: their checkers have tests of their own.

@@ -33,9 +33,9 @@ impl Disk {
         &self.durable
     }
 
-    /// Whether nothing waits to become durable.
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+    /// How many writes wait to become durable.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Takes a write; it is not durable yet.

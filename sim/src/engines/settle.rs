@@ -1,5 +1,6 @@
 //! What has to come about when the faults stop.
 
+use bytes::Bytes;
 use quorate_engine::{Membership, NodeId};
 
 use crate::engines::check::Fact;
@@ -48,28 +49,40 @@ impl World {
         if !self.run_until(end, |w| w.agreed_leader().is_some())? {
             return self.stuck("no leader that every node knows");
         }
-        // Leadership may still change once; ask again until it is done.
+        // First without a write: what is left over from before has to be finished by the new leader
+        // of itself.
+        if self.work_again(bound, false)? && self.work_again(bound, true)? {
+            self.tell(&Fact::Settled);
+        }
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Reads at every node, after a write if there is to be one, until all of it is done and all
+    /// nodes are at the same index. `false` if that does not come about and need not.
+    fn work_again(&mut self, bound: u64, write: bool) -> Result<bool, Failure> {
         let mut command = None;
         let mut reads = Vec::new();
+        let done = |w: &World, command: &Option<Bytes>, reads: &[u64]| {
+            command.as_ref().is_none_or(|c| w.clients.acknowledged.contains(c))
+                && reads.iter().all(|r| w.clients.served(*r) == Some(true))
+                && w.is_converged()
+        };
         let end = self.time + bound;
         while self.time < end {
-            let done = |w: &World, command: &Option<bytes::Bytes>, reads: &[u64]| {
-                command.as_ref().is_some_and(|c| w.clients.acknowledged.contains(c))
-                    && reads.iter().all(|r| w.clients.served(*r) == Some(true))
-                    && w.is_converged()
-            };
-            if let Some(leader) = self.agreed_leader() {
-                command = Some(self.propose(leader, 1));
+            // Leadership may still change once; ask again until it is done.
+            let leader = self.agreed_leader();
+            if let Some(leader) = leader {
+                command = write.then(|| self.propose(leader, 1));
                 let members: Vec<_> = self.members().map(|n| n.id).collect();
                 reads = members.into_iter().map(|id| self.read(id, 10_000)).collect();
             }
             let slice = (self.time + bound / 4).min(end);
-            if self.run_until(slice, |w| done(w, &command, &reads))? {
-                self.tell(&Fact::Settled);
-                return self.failure.clone().map_or(Ok(()), Err);
+            let asked = leader.is_some();
+            if self.run_until(slice, |w| asked && done(w, &command, &reads))? {
+                return Ok(true);
             }
         }
-        let acknowledged = command.is_some_and(|c| self.clients.acknowledged.contains(&c));
+        let written = command.is_none_or(|c| self.clients.acknowledged.contains(&c));
         let served = reads.iter().filter(|r| self.clients.served(**r) == Some(true)).count();
         let state: Vec<String> = self
             .nodes
@@ -87,10 +100,11 @@ impl World {
                 })
             })
             .collect();
-        self.stuck(&format!(
-            "write acknowledged: {acknowledged}, reads served: {served} of {}; {state:?}",
+        let what = format!(
+            "write asked for: {write}, all acknowledged: {written}, reads served: {served} of {}; {state:?}",
             reads.len()
-        ))
+        );
+        self.stuck(&what).map(|()| false)
     }
 
     fn stuck(&mut self, what: &str) -> Result<(), Failure> {

@@ -152,7 +152,7 @@ impl World {
             rng,
             time: 0,
             queue: Queue::default(),
-            nodes: Nodes(nodes),
+            nodes: Nodes { all: nodes, time: 0 },
             clients: Clients::new(seed),
             checks: check::all(),
             trace: Trace::new(trace),
@@ -324,6 +324,7 @@ impl World {
                 self.fail("time goes on", "200000 events within no time".into());
             }
             self.time = self.time.max(at);
+            self.nodes.time = self.time;
             self.happen(event);
             if let Some(failure) = &self.failure {
                 return Err(failure.clone());
@@ -333,6 +334,7 @@ impl World {
             }
         }
         self.time = self.time.max(end);
+        self.nodes.time = self.time;
         Ok(false)
     }
 
@@ -350,6 +352,7 @@ impl World {
         match event {
             Event::Deliver { to, from, incarnation, sent, message } => {
                 self.record(sent, from, to, Fate::Arrived(self.time), &message);
+                self.tell(&Fact::Received { node: to, from, message: &message });
                 self.input(to, Input::Receive { from, incarnation, message });
             }
             Event::Wake { node, number } => {

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_engine::{EntryKind, Index, quorum};
+use quorate_engine::{EntryKind, Index};
 
-use super::{Check, Fact, Nodes};
+use super::{Check, Fact, Nodes, is_majority};
 use crate::engines::image::LogImage;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -66,7 +66,7 @@ impl Check for AcknowledgedWrites {
                     nodes.get(node).may_have_forgotten(*index)
                         || holds(&nodes.get(node).disk.durable().log, *index, payload)
                 };
-                if !membership.is_some_and(|m| quorum::is_quorum(m, has)) {
+                if !membership.is_some_and(|m| is_majority(m, has)) {
                     return Err(format!("{index} acknowledged, not on a quorum's disks"));
                 }
             }

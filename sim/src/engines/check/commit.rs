@@ -4,9 +4,9 @@
 //! It must stay on a quorum's disks: looked at again whenever a disk changes in another way than by
 //! growing.
 
-use quorate_engine::{LogId, Membership, quorum};
+use quorate_engine::{LogId, Membership};
 
-use super::{Check, Fact, Nodes};
+use super::{Check, Fact, Nodes, is_majority};
 
 /// The newest entry that a leader committed, and the configuration it did so under.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ impl Commit {
             let node = nodes.get(id_of);
             node.may_have_forgotten(id.index) || node.disk.durable().log.contains(*id)
         };
-        if quorum::is_quorum(membership, has) {
+        if is_majority(membership, has) {
             return Ok(());
         }
         let who: Vec<_> = nodes.iter().map(|n| n.id).filter(|n| has(*n)).collect();

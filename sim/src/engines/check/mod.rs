@@ -10,17 +10,21 @@ mod committed_stays;
 mod configurations;
 mod durability;
 mod election_safety;
+mod higher_terms;
+mod idle_leaders;
 mod leader_append_only;
 mod leader_completeness;
 mod log_matching;
 mod monotone;
 mod order;
+mod promises;
 mod reads;
 mod state_machine_safety;
+mod terms;
 mod votes;
 
 use bytes::Bytes;
-use quorate_engine::{EntryKind, Index, LogId, Message, NodeId, Persist};
+use quorate_engine::{EntryKind, Index, Instant, LogId, Membership, Message, NodeId, Persist};
 
 use crate::engines::node::Node;
 
@@ -56,6 +60,15 @@ pub enum Fact<'a> {
         /// The receiver.
         to: NodeId,
         /// The message, before the network has it.
+        message: &'a Message,
+    },
+    /// A message arrives at a node that is up; the step it takes with it comes next.
+    Received {
+        /// The receiver.
+        node: NodeId,
+        /// The sender.
+        from: NodeId,
+        /// The message.
         message: &'a Message,
     },
     /// A node's engine took a step and its outputs were carried out.
@@ -122,7 +135,11 @@ pub trait Check: std::fmt::Debug {
 
 /// The machines of a world.
 #[derive(Debug)]
-pub struct Nodes(pub(crate) Vec<Node>);
+pub struct Nodes {
+    pub(crate) all: Vec<Node>,
+    /// The world's time in nanoseconds.
+    pub(crate) time: u64,
+}
 
 impl Nodes {
     /// The machine with this id.
@@ -130,17 +147,28 @@ impl Nodes {
     /// # Panics
     /// If there is none.
     pub fn get(&self, id: NodeId) -> &Node {
-        &self.0[id as usize - 1]
+        &self.all[id as usize - 1]
     }
 
     pub(crate) fn get_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.0[id as usize - 1]
+        &mut self.all[id as usize - 1]
     }
 
     /// All of them, in order of id.
     pub fn iter(&self) -> std::slice::Iter<'_, Node> {
-        self.0.iter()
+        self.all.iter()
     }
+
+    /// What the clock of this machine shows.
+    pub fn local_time(&self, id: NodeId) -> Instant {
+        self.get(id).clock.local(self.time)
+    }
+}
+
+/// Whether those for whom `has` holds are a majority of each voter set. Counted here, not by the
+/// code whose counting is checked.
+fn is_majority(membership: &Membership, has: impl Fn(NodeId) -> bool) -> bool {
+    membership.voter_sets().all(|set| 2 * set.iter().filter(|id| has(**id)).count() > set.len())
 }
 
 /// Every checker there is.
@@ -155,6 +183,10 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(committed_stays::CommittedStays::default()),
         Box::new(durability::Durability),
         Box::new(votes::Votes::default()),
+        Box::new(terms::Terms::default()),
+        Box::new(higher_terms::HigherTerms::default()),
+        Box::new(promises::Promises::default()),
+        Box::new(idle_leaders::IdleLeaders::default()),
         Box::new(order::Order),
         Box::new(monotone::Monotone::default()),
         Box::new(configurations::Configurations::default()),

@@ -1,0 +1,247 @@
+//! The bugs: which there are, which hazard each stands for, and what has to catch it.
+//!
+//! The code asks for them by name, `planted::on("...")`; a test compares the names. Hazards are
+//! rows of `docs/safety.md`.
+
+/// One bug.
+pub(crate) struct Bug {
+    /// What the code calls it.
+    pub(crate) name: &'static str,
+    /// The row of `docs/safety.md`, in short.
+    pub(crate) hazard: &'static str,
+    /// Where it has to be caught.
+    pub(crate) level: Level,
+    /// Within how many seeds.
+    pub(crate) within: u64,
+    /// The invariants that it breaks: being caught by another would prove nothing.
+    pub(crate) breaks: &'static [&'static str],
+}
+
+/// What the bug is planted into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Engines in a world of their own.
+    Engines,
+    /// The same, young, with a lost disk in each world.
+    LostDisk,
+}
+
+impl Level {
+    /// All of them.
+    pub(crate) const ALL: [Level; 2] = [Level::Engines, Level::LostDisk];
+}
+
+/// An assertion of the code under test.
+pub(crate) const ASSERTION: &str = "no engine panics";
+
+const VOTES: &str = "one vote per term, durable before it leaves";
+const ELECTION: &str = "Election Safety";
+const COMPLETENESS: &str = "Leader Completeness";
+const STAYS: &str = "committed never changes";
+const CONFIGURATIONS: &str = "quorums of successive configurations overlap";
+const COMMIT: &str = "committed means durable on a quorum";
+const DURABILITY: &str = "persist, then promise";
+const POSITIONS: &str = "positions never go back";
+const MATCHING: &str = "Log Matching";
+const MACHINES: &str = "State Machine Safety";
+const WRITES: &str = "no acknowledged write is lost";
+const READS: &str = "reads are linearizable";
+const TERMS: &str = "a term begins with a candidate";
+const HIGHER: &str = "a higher term is followed";
+const PROMISES: &str = "no vote inside a promise";
+const IDLE: &str = "who can't lead steps down";
+const ACCUSED: &str = "no correct peer is accused";
+const RECOVERS: &str = "the cluster recovers";
+
+const fn protocol(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Engines, within, breaks }
+}
+
+const fn lost_disk(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::LostDisk, within, breaks }
+}
+
+/// All of them.
+pub(crate) static BUGS: [Bug; 31] = [
+    protocol(
+        "vote-not-written",
+        "a vote request or grant leaves before term and vote are durable",
+        100,
+        &[VOTES],
+    ),
+    protocol(
+        "vote-leaves-early",
+        "a vote request or grant leaves before term and vote are durable",
+        100,
+        &[VOTES],
+    ),
+    protocol(
+        "candidacy-leaves-early",
+        "a vote request or grant leaves before term and vote are durable",
+        100,
+        &[VOTES],
+    ),
+    protocol(
+        "acknowledges-before-sync",
+        "an empty, duplicate or heartbeat reply skips the durability wait",
+        100,
+        &[DURABILITY],
+    ),
+    protocol(
+        "heartbeat-acknowledges-early",
+        "an empty, duplicate or heartbeat reply skips the durability wait",
+        100,
+        &[DURABILITY],
+    ),
+    protocol(
+        "leader-counts-itself-early",
+        "a single voter acknowledges itself before its sync",
+        100,
+        &[COMMIT, WRITES],
+    ),
+    protocol(
+        "overwritten-suffix-acknowledged",
+        "an acknowledgement survives a truncation (ABA)",
+        100,
+        &[DURABILITY, ASSERTION],
+    ),
+    lost_disk(
+        "wiped-disk-votes",
+        "a wiped disk rejoins under its old id and votes",
+        200,
+        &[COMPLETENESS],
+    ),
+    lost_disk(
+        "untied-votes-elect",
+        "a wiped disk rejoins under its old id and votes",
+        200,
+        &[COMPLETENESS],
+    ),
+    protocol(
+        "earlier-terms-counted",
+        "entries of an earlier term committed by counting",
+        100,
+        &[COMMIT],
+    ),
+    protocol(
+        "no-up-to-date-check",
+        "a higher term that was seen is stored as a vote granted",
+        100,
+        &[COMPLETENESS],
+    ),
+    protocol(
+        "two-votes-in-a-term",
+        "a higher term that was seen is stored as a vote granted",
+        100,
+        &[VOTES],
+    ),
+    protocol(
+        "half-is-a-majority",
+        "two single-server changes by two leaders: disjoint quorums",
+        100,
+        &[COMMIT, ELECTION, CONFIGURATIONS],
+    ),
+    protocol(
+        "higher-term-ignored",
+        "a rejection's higher term ignored on one path",
+        100,
+        &[HIGHER],
+    ),
+    protocol(
+        "leads-with-a-hung-log",
+        "a leader whose disk hangs heartbeats for ever",
+        100,
+        &[IDLE],
+    ),
+    protocol(
+        "no-check-quorum",
+        "a removed or partitioned node comes back with a high term",
+        100,
+        &[IDLE],
+    ),
+    protocol(
+        "no-stickiness",
+        "a removed or partitioned node comes back with a high term",
+        100,
+        &[PROMISES],
+    ),
+    protocol(
+        "pre-votes-move-terms",
+        "a removed or partitioned node comes back with a high term",
+        100,
+        &[TERMS],
+    ),
+    protocol(
+        "start-without-promise",
+        "a restarted follower has forgotten the leader and votes inside its lease",
+        200,
+        &[PROMISES],
+    ),
+    protocol(
+        "truncates-without-conflict",
+        "a delayed or duplicate append truncates committed entries",
+        100,
+        &[POSITIONS, COMMIT, STAYS, ASSERTION],
+    ),
+    protocol(
+        "terms-not-compared",
+        "a delayed or duplicate append truncates committed entries",
+        100,
+        &[MATCHING],
+    ),
+    protocol(
+        "commits-beyond-match",
+        "a follower commits leaderCommit past what it matched",
+        100,
+        &[COMMIT, STAYS, MACHINES],
+    ),
+    protocol(
+        "verified-for-an-earlier-leader",
+        "a follower commits leaderCommit past what it matched",
+        100,
+        &[COMMIT, STAYS, MACHINES, ACCUSED],
+    ),
+    protocol("matched-goes-back", "commit or match index goes back", 100, &[POSITIONS]),
+    protocol(
+        "earlier-sessions-count",
+        "replies of an earlier session corrupt progress",
+        100,
+        &[POSITIONS, ACCUSED],
+    ),
+    protocol("conflicts-never-end", "the conflict is never reached", 100, &[RECOVERS]),
+    protocol("losses-not-noticed", "a peer stays in probe", 100, &[RECOVERS]),
+    protocol(
+        "no-no-op",
+        "a new leader serves reads before it has committed in its term",
+        100,
+        &[RECOVERS],
+    ),
+    protocol(
+        "reads-before-first-commit",
+        "a new leader serves reads before it has committed in its term",
+        100,
+        &[READS],
+    ),
+    protocol(
+        "earlier-round-confirms",
+        "a retried read context confirms a stale index",
+        100,
+        &[READS],
+    ),
+    protocol(
+        "read-context-repeats",
+        "a retried read context confirms a stale index",
+        100,
+        &[READS],
+    ),
+];

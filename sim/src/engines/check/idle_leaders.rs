@@ -1,0 +1,108 @@
+//! Who can't lead steps down (thesis §6.2): no leader sends heartbeats for longer than the longest
+//! election timeout without an answer of a quorum, or while its own disk completes nothing. It would
+//! hold its followers, and commit nothing, for ever.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use quorate_engine::{Instant, Message, NodeId, Term};
+
+use super::{Check, Fact, Nodes, is_majority};
+
+/// What each leader could have heard, and what each disk has been asked for.
+#[derive(Debug, Default)]
+pub(crate) struct IdleLeaders {
+    leading: BTreeMap<(NodeId, Term), Leading>,
+    /// When each write that is not durable yet was asked for.
+    writing: BTreeMap<NodeId, VecDeque<Instant>>,
+}
+
+#[derive(Debug)]
+struct Leading {
+    began: Instant,
+    /// When each round was sent.
+    rounds: BTreeMap<u64, Instant>,
+    /// The newest round that each follower answered, whether or not the answer arrived: when it
+    /// was sent.
+    answered: BTreeMap<NodeId, Instant>,
+    /// When it first sent a heartbeat though it should have stepped down. One is forgiven: a
+    /// process that stood still sends it before it looks at the clock.
+    overdue: Option<Instant>,
+}
+
+impl IdleLeaders {
+    fn on_heartbeat(
+        &mut self,
+        id: NodeId,
+        term: Term,
+        round: u64,
+        nodes: &Nodes,
+    ) -> Option<String> {
+        let now = nodes.local_time(id);
+        let engine = nodes.get(id).engine.as_ref()?;
+        let (interval, longest) =
+            (engine.config().heartbeat_interval, engine.config().election_timeout_max);
+        let limit = longest + interval * 2;
+        let leading = self.leading.entry((id, term)).or_insert_with(|| Leading {
+            began: now,
+            rounds: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            overdue: None,
+        });
+        leading.rounds.entry(round).or_insert(now);
+        leading.rounds.retain(|_, sent| now.since(*sent) <= limit * 2);
+        let lately = |at: &Instant| now.since(*at) <= limit;
+        let heard =
+            |other| other == id || lately(leading.answered.get(&other).unwrap_or(&leading.began));
+        let oldest_write = self.writing.get(&id).and_then(VecDeque::front);
+        let what = if !is_majority(engine.log().membership()?, heard) {
+            "no quorum has answered it"
+        } else if !oldest_write.is_none_or(lately) {
+            "its own disk has completed nothing"
+        } else {
+            leading.overdue = None;
+            return None;
+        };
+        let since = now.since(*leading.overdue.get_or_insert(now));
+        (since >= interval).then(|| late(id, term, limit, what))
+    }
+}
+
+fn late(id: NodeId, term: Term, limit: Duration, what: &str) -> String {
+    format!("node {id} leads term {term} though {what} for {limit:?}")
+}
+
+impl Check for IdleLeaders {
+    fn name(&self) -> &'static str {
+        "who can't lead steps down"
+    }
+
+    fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
+        match fact {
+            Fact::Sent { node, message: Message::Heartbeat(m), .. } => {
+                self.on_heartbeat(*node, m.term, m.round, nodes).map_or(Ok(()), Err)
+            }
+            Fact::Sent { node, to, message: Message::HeartbeatAnswer(m) } => {
+                if let Some(leading) = self.leading.get_mut(&(*to, m.term)) {
+                    if let Some(sent) = leading.rounds.get(&m.round) {
+                        let newest = leading.answered.entry(*node).or_insert(*sent);
+                        *newest = (*newest).max(*sent);
+                    }
+                }
+                Ok(())
+            }
+            Fact::Writing { node, .. } => {
+                let now = nodes.local_time(*node);
+                self.writing.entry(*node).or_default().push_back(now);
+                Ok(())
+            }
+            Fact::Synced { node } | Fact::Crashed { node } => {
+                let waiting = nodes.get(*node).disk.waiting();
+                let writing = self.writing.entry(*node).or_default();
+                writing.drain(..writing.len() - waiting.min(writing.len()));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
