@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use quorate_engine::Instant;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// The world of one node. [`TokioEnv`] unless the builder is given another.
@@ -21,6 +22,10 @@ pub trait Env: Send + Sync + 'static {
 
     /// Runs a task of the node on the tokio runtime.
     fn spawn(&self, task: BoxFuture<'static, ()>) -> JoinHandle<()>;
+
+    /// Runs work that takes long (the recovery of a log, its end) where it holds nobody up, and
+    /// completes when it is done, also if it panicked.
+    fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
 
     /// A number for seeds and identities: unpredictable in production, from the seed in a
     /// simulation.
@@ -59,8 +64,22 @@ impl Env for TokioEnv {
         tokio::spawn(task)
     }
 
+    fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        Box::pin(async { drop(tokio::task::spawn_blocking(work).await) })
+    }
+
     fn random(&self) -> u64 {
         // The standard library seeds every `RandomState` from the operating system.
         RandomState::new().build_hasher().finish()
     }
+}
+
+/// What `work` returns, run by [`Env::run_blocking`]; `None` if it panicked.
+pub(crate) async fn blocking<T: Send + 'static>(
+    env: &dyn Env,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (to, result) = oneshot::channel();
+    env.run_blocking(Box::new(move || drop(to.send(work())))).await;
+    result.await.ok()
 }

@@ -16,7 +16,7 @@ use quorate_network::{
 use quorate_storage::{MemoryStorage, RaftStorage, StateMachine};
 
 use crate::config::Config;
-use crate::env::{Env, TokioEnv};
+use crate::env::{Env, TokioEnv, blocking};
 use crate::error::StartError;
 use crate::node::ControlSender;
 use crate::raft::{Raft, start_group};
@@ -166,7 +166,7 @@ impl HostBuilder {
             quorate_engine::Log::empty(),
             quorate_engine::Instant::ORIGIN,
         )?;
-        let storage = open_storage(self.storage).await?;
+        let storage = open_storage(self.storage, &*self.env).await?;
         let mut advertise = self.advertise.unwrap_or_default();
         #[cfg(feature = "tcp")]
         let mut transport = None;
@@ -214,7 +214,7 @@ impl HostBuilder {
     }
 }
 
-async fn open_storage(choice: StorageChoice) -> Result<Storage, StartError> {
+async fn open_storage(choice: StorageChoice, env: &dyn Env) -> Result<Storage, StartError> {
     match choice {
         StorageChoice::PerGroup => Ok(Storage::PerGroup),
         StorageChoice::Memory => Ok(Storage::Memory),
@@ -222,11 +222,9 @@ async fn open_storage(choice: StorageChoice) -> Result<Storage, StartError> {
         StorageChoice::DataDir(path) => {
             use quorate_storage::wal::{Wal, WalOptions};
             // Recovery reads the whole log.
-            let open = move || Wal::open(path, WalOptions::default());
-            let wal = tokio::task::spawn_blocking(open).await.map_err(|error| {
-                StartError::Config(format!("opening the log failed: {error}"))
-            })??;
-            Ok(Storage::Wal(wal))
+            let opened = blocking(env, move || Wal::open(path, WalOptions::default())).await;
+            let panicked = || StartError::Config("opening the log panicked".into());
+            Ok(Storage::Wal(opened.ok_or_else(panicked)??))
         }
         #[cfg(not(feature = "wal"))]
         StorageChoice::DataDir(_) => {
@@ -295,9 +293,8 @@ pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Drops a storage. The last handle of a log flushes and closes it, which takes a sync.
 pub(crate) async fn close_storage(storage: impl Send + 'static, env: &dyn Env) {
-    let closing = tokio::task::spawn_blocking(move || drop(storage));
     tokio::select! { biased;
-        _ = closing => {}
+        _ = blocking(env, move || drop(storage)) => {}
         () = env.sleep(STOP_PATIENCE) => tracing::warn!("a log that hangs was not closed"),
     }
 }

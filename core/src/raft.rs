@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Caller, Callers, ReadFn};
 use crate::config::Config;
-use crate::env::Env;
+use crate::env::{Env, blocking};
 use crate::error::{InitializeError, ReadError, StartError, WriteError};
 use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
@@ -400,12 +400,13 @@ pub(crate) async fn start_group<S: StateMachine>(
         None => inner.open_group(group)?,
     };
     // Recovery may read the whole log.
-    let (mut storage, recovered) = tokio::task::spawn_blocking(move || {
+    let recovery = move || {
         let recovered = storage.recover();
         (storage, recovered)
-    })
-    .await
-    .map_err(|error| StartError::Config(format!("recovery of the storage failed: {error}")))?;
+    };
+    let (mut storage, recovered) = blocking(&*env, recovery)
+        .await
+        .ok_or_else(|| StartError::Config("the recovery of the storage panicked".into()))?;
     let recovered = recovered?;
     let identity = match recovered.identity {
         Some(identity) if identity.node != id => {

@@ -9,6 +9,7 @@
 //! The same seed gives the same run to the bit. A failure is reported with the seed; running that
 //! seed again shows the same failure with a readable trace.
 
+pub mod cluster;
 pub mod engines;
 pub mod history;
 mod rng;

@@ -73,6 +73,10 @@ impl Env for SeededEnv {
         self.tokio.spawn(task)
     }
 
+    fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        self.tokio.run_blocking(work)
+    }
+
     fn random(&self) -> u64 {
         lock(&self.rng).next()
     }

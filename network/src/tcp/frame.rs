@@ -23,7 +23,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::codec::Decoder;
 
-use crate::message::Envelope;
+use crate::message::{Envelope, NetworkError};
 use crate::wire::{MAX_HEADER_BYTES, Pieces};
 
 /// Length of what stands before the body.
@@ -188,6 +188,34 @@ impl Frames {
     pub(super) fn finish(self) -> Vec<Bytes> {
         self.pieces.finish()
     }
+}
+
+/// `envelopes` as they stand in the stream of a connection, for simulated ones.
+///
+/// # Errors
+/// [`NetworkError::TooLarge`] if one of them is over `limit_bytes`.
+pub fn to_frames(envelopes: &[Envelope], limit_bytes: usize) -> Result<Vec<u8>, NetworkError> {
+    let mut frames = Frames::new(limit_bytes);
+    for envelope in envelopes {
+        frames
+            .push(envelope)
+            .map_err(|e| NetworkError::TooLarge { bytes: e.bytes, limit: e.limit })?;
+    }
+    Ok(frames.finish().concat())
+}
+
+/// What [`to_frames`] has put into `stream`.
+///
+/// # Errors
+/// What a connection would end with: damage, or the end of the stream within a frame.
+pub fn from_frames(stream: &[u8], limit_bytes: usize) -> io::Result<Vec<Envelope>> {
+    let mut stream = BytesMut::from(stream);
+    let mut envelopes = Vec::new();
+    let mut decoder = FrameDecoder::new(limit_bytes);
+    while let Some(body) = decoder.decode(&mut stream).map_err(io::Error::other)? {
+        envelopes.push(Envelope::from_bytes(body).map_err(io::Error::other)?);
+    }
+    if stream.is_empty() { Ok(envelopes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::message::{Envelope, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal};
 use outgoing::Link;
 
+pub use frame::{from_frames, to_frames};
 pub use options::TcpOptions;
 
 /// A port, and connections to the ports of others. See the [module](self).

@@ -187,6 +187,17 @@ impl FakeDisk {
         self.lock_state().hang_syncs = true;
     }
 
+    /// Nothing is to fail or to crash later any more, syncs go on, and there is room.
+    pub fn mend(&self) {
+        let mut state = self.lock_state();
+        state.crash_at = None;
+        state.fail_at.clear();
+        state.fail_next_sync = false;
+        state.quota_bytes = None;
+        drop(state);
+        self.release_syncs();
+    }
+
     /// Waits until a sync hangs.
     pub fn wait_for_hanging_sync(&self) {
         let state = self.lock_state();

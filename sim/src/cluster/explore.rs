@@ -1,0 +1,404 @@
+//! A seed's world: a cluster of registers, clients that write and read, faults from a schedule, and
+//! in the end the question whether every promise was kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quorate::{Config, NodeId, Raft};
+
+use crate::cluster::faults::Fault;
+use crate::cluster::registers::{Command, Ledger, Operation, Store};
+use crate::cluster::sim::{Failure, Sim, lock};
+use crate::cluster::{CRASHED, Cluster, ClusterOptions};
+use crate::engines::{Clock, Weather};
+use crate::history::linearizability::check;
+use crate::history::registers::{Input, Output, Registers};
+use crate::history::{History, Outcome};
+use crate::rng::Rng;
+use crate::trace::{Trace, TraceMode};
+
+/// A client gives up on a call after this, whatever the node says.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Between two attempts at the end.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The circumstances that a seed stands for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The machines.
+    pub cluster: ClusterOptions,
+    /// Of a thousand sends, how many have a bit flipped on the way.
+    pub damage: u64,
+    /// How many clients.
+    pub clients: u64,
+    /// How many registers.
+    pub keys: u8,
+    /// The longest pause of a client between two calls.
+    pub think: Duration,
+    /// How long faults and load last.
+    pub duration: Duration,
+    /// What goes wrong, and when, in order.
+    pub schedule: Vec<(Duration, Fault)>,
+}
+
+impl Plan {
+    /// The circumstances of `seed`.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x006E_6F64_6573);
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]);
+        let mut cluster = ClusterOptions::new(nodes);
+        cluster.config = if rng.chance(500) { Config::fast_network() } else { Config::default() };
+        let config = &mut cluster.config;
+        config.write_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
+        config.read_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
+        // Small limits meet full windows, logs that are read back, and answers of Overloaded.
+        config.tail_bytes = rng.pick(&[1, 500, 1 << 20]);
+        config.apply_bytes = rng.pick(&[1, 300, 1 << 20]);
+        config.append_bytes = rng.pick(&[100, 1_000, 256 << 10]);
+        config.window_bytes = rng.pick(&[100, 2_000, 8 << 20]);
+        config.uncommitted_bytes = rng.pick(&[2_000, 64 << 20]);
+        cluster.segment_bytes = rng.pick(&[8 << 10, 32 << 10, 256 << 10]);
+        let millis = Duration::from_millis;
+        let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
+        cluster.sync = (millis(shortest), millis(longest));
+        if rng.chance(400) {
+            let skewed = |rng: &mut Rng| Clock { rate: rng.between(800, 1250), offset: 0 };
+            cluster.clocks = (1..=nodes).map(|id| (id, skewed(&mut rng))).collect();
+        }
+        if rng.chance(700) {
+            cluster.weather = Weather {
+                drop: rng.pick(&[0, 0, 10, 50, 200]),
+                duplicate: rng.pick(&[0, 10, 100]),
+                delay_min_us: rng.pick(&[0, 500]),
+                delay_max_us: rng.pick(&[1_000, 5_000, 20_000, 60_000]),
+                straggle: rng.pick(&[0, 10, 50]),
+                reorder: rng.chance(500),
+            };
+        }
+        let damage = rng.pick(&[0, 0, 5, 30]);
+        let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
+        // Some worlds have a few kinds of faults only, and those often.
+        let kinds = if rng.chance(300) { u32::MAX } else { rng.number() as u32 };
+        debug_assert!(Fault::KINDS <= 32);
+        let every_ms = rng.pick(&[40, 200, 800]);
+        let mut schedule = Vec::new();
+        let mut at = millis(rng.below(1_000));
+        while at < duration {
+            schedule.extend(Fault::draw(&mut rng, nodes, kinds).map(|fault| (at, fault)));
+            at += millis(rng.between(1, 2 * every_ms));
+        }
+        Self {
+            cluster,
+            damage,
+            clients: rng.pick(&[1, 3, 6]),
+            keys: rng.pick(&[1, 2, 4]),
+            think: millis(rng.pick(&[2, 10, 50])),
+            duration,
+            schedule,
+        }
+    }
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Writes of unknown outcome.
+    pub unknown: u64,
+    /// Writes that certainly did not happen.
+    pub refused: u64,
+    /// Linearizable reads.
+    pub reads: u64,
+    /// Faults of the schedule.
+    pub faults: u64,
+    /// Terms that had a leader.
+    pub elections: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+}
+
+/// Runs the world of `seed`: load and faults, then everything heals, and every promise is checked.
+/// `plan` is usually [`Plan::from_seed`].
+///
+/// # Errors
+/// The first broken promise.
+pub fn explore(seed: u64, plan: &Plan, mode: TraceMode) -> (Result<Report, Failure>, Trace) {
+    Sim::run_traced(seed, mode, async |sim: Sim| {
+        let ledger = Ledger::default();
+        let (world, entries) = (sim.clone(), ledger.clone());
+        let store = move |node| Store::new(world.clone(), node, entries.clone());
+        let cluster = Cluster::with(&sim, plan.cluster.clone(), store);
+        let run = Run {
+            cluster,
+            ledger,
+            history: History::with_clock({
+                let sim = sim.clone();
+                move || sim.elapsed()
+            }),
+            numbers: AtomicU64::new(0),
+            outcomes: Mutex::default(),
+            stop: AtomicBool::new(false),
+            hurt: Mutex::default(),
+            keys: plan.keys,
+            think: plan.think,
+            sim,
+        };
+        Arc::new(run).go(plan).await
+    })
+}
+
+type Calls = History<Input<u8, u64>, Output<u64>>;
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Acknowledged,
+    Unknown,
+    Refused,
+}
+
+struct Run {
+    sim: Sim,
+    cluster: Cluster<Store>,
+    ledger: Ledger,
+    history: Calls,
+    numbers: AtomicU64,
+    outcomes: Mutex<BTreeMap<u64, Fate>>,
+    stop: AtomicBool,
+    /// Nodes whose disk was made to fail: they may stop by themselves.
+    hurt: Mutex<BTreeSet<NodeId>>,
+    keys: u8,
+    think: Duration,
+}
+
+impl Run {
+    async fn go(self: Arc<Self>, plan: &Plan) -> Report {
+        self.cluster.set_weather(plan.cluster.weather, plan.damage);
+        for id in self.cluster.ids() {
+            self.start(id, self.cluster.restart(id).await);
+        }
+        self.cluster.initialize().await;
+        let clients: Vec<_> = (1..=plan.clients)
+            .map(|client| self.sim.spawn(self.clone().client(client, self.sim.rng())))
+            .collect();
+        let mut faults = Vec::new();
+        for (at, fault) in &plan.schedule {
+            self.sim.sleep(at.saturating_sub(self.sim.elapsed())).await;
+            self.look_at_nodes();
+            if self.sim.has_failed() {
+                break;
+            }
+            self.sim.say(0, format_args!("fault: {fault}"));
+            lock(&self.hurt).extend(fault.hurts_disk_of());
+            let (run, fault) = (self.clone(), *fault);
+            faults.push(self.sim.spawn(async move {
+                let ended = fault.inflict(&run.cluster).await;
+                if let Some(node) = fault.node() {
+                    run.start(node, ended);
+                }
+            }));
+        }
+        let until = if self.sim.has_failed() { Duration::ZERO } else { plan.duration };
+        self.sim.sleep(until.saturating_sub(self.sim.elapsed())).await;
+        self.stop.store(true, Ordering::Relaxed);
+        self.sim.say(0, format_args!("the faults end"));
+        // What hangs is released before what waits for it is waited for.
+        self.cluster.heal_everything().await;
+        for fault in faults {
+            drop(fault.await);
+        }
+        for client in clients {
+            drop(client.await);
+        }
+        self.look_at_nodes();
+        // A log that failed in a quiet moment stops its node at the next write, maybe only now.
+        let operator = self.sim.spawn(self.clone().keep_up());
+        self.recovers(plan).await;
+        operator.abort();
+        self.check();
+        self.report(plan)
+    }
+
+    /// A start that fails, where the disk was never hurt, is a broken promise.
+    fn start(&self, node: NodeId, started: Result<(), String>) {
+        if let Err(why) = started {
+            if why != CRASHED && !lock(&self.hurt).contains(&node) {
+                self.sim.fail("a node can start from what its disk kept", format!("{node}: {why}"));
+            }
+        }
+    }
+
+    fn look_at_nodes(&self) {
+        for node in self.cluster.nodes() {
+            if let Some(fatal) = node.metrics().fatal {
+                if !lock(&self.hurt).contains(&node.id()) {
+                    self.sim.fail("no node stops by itself", format!("{}: {fatal}", node.id()));
+                }
+            }
+        }
+    }
+
+    // ---- clients ----
+
+    async fn client(self: Arc<Self>, client: u64, mut rng: Rng) {
+        while !self.stop.load(Ordering::Relaxed) && !self.sim.has_failed() {
+            let think = rng.below(self.think.as_millis() as u64 + 1);
+            self.sim.sleep(Duration::from_millis(think)).await;
+            let ids = self.cluster.ids();
+            let Some(node) = self.cluster.try_node(rng.pick(&ids)) else { continue };
+            let key = rng.below(u64::from(self.keys)) as u8;
+            if rng.chance(400) {
+                self.read(client, &node, key).await;
+            } else {
+                let value = self.numbers.load(Ordering::Relaxed);
+                let operation = match rng.below(10) {
+                    0 => Operation::Delete { key },
+                    1..=3 => {
+                        let recent = value.saturating_sub(rng.below(8));
+                        let expect = rng.chance(800).then_some(recent);
+                        Operation::Cas { key, expect, value }
+                    }
+                    _ => Operation::Write { key, value },
+                };
+                self.write(client, &node, operation).await;
+            }
+        }
+    }
+
+    async fn write(&self, client: u64, node: &Raft<Store>, operation: Operation) -> Fate {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        // Until told otherwise: also if this client is dropped in the middle.
+        lock(&self.outcomes).insert(number, Fate::Unknown);
+        let call = self.history.invoke(client, operation.input());
+        let write = node.write(Command { number, operation });
+        let fate = match tokio::time::timeout(PATIENCE, write).await {
+            Ok(Ok(answer)) => {
+                call.returned(answer.output());
+                Fate::Acknowledged
+            }
+            Ok(Err(error)) if !error.may_have_happened() => {
+                call.failed();
+                Fate::Refused
+            }
+            Ok(Err(_)) | Err(_) => {
+                call.unknown();
+                Fate::Unknown
+            }
+        };
+        lock(&self.outcomes).insert(number, fate);
+        fate
+    }
+
+    async fn read(&self, client: u64, node: &Raft<Store>, key: u8) -> bool {
+        let call = self.history.invoke(client, Input::Read { key });
+        match tokio::time::timeout(PATIENCE, node.read(move |store| store.get(key))).await {
+            Ok(Ok(value)) => {
+                call.returned(Output::Read(value));
+                true
+            }
+            // A read that was not served has no effect.
+            Ok(Err(_)) | Err(_) => {
+                call.failed();
+                false
+            }
+        }
+    }
+
+    // ---- afterwards ----
+
+    /// What every operator does: starts again what is down.
+    async fn keep_up(self: Arc<Self>) {
+        loop {
+            for id in self.cluster.ids() {
+                self.start(id, self.cluster.restart(id).await);
+            }
+            self.sim.sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Liveness: without faults the cluster elects, commits, levels, and serves reads everywhere.
+    async fn recovers(&self, plan: &Plan) {
+        const PROMISE: &str = "the cluster recovers";
+        self.cluster.initialize().await;
+        let bound = plan.cluster.config.election_timeout_max * 20 * 5 / 4 + Duration::from_secs(10);
+        if let Err(missing) = self.cluster.ready(bound).await {
+            return self.sim.fail(PROMISE, missing);
+        }
+        // A lane may still wait for a connection that broke before: what certainly was not done is
+        // tried again, for the same bound.
+        let end = self.sim.elapsed() + bound;
+        for id in self.cluster.ids() {
+            while !self.writes(id).await {
+                if self.sim.elapsed() > end {
+                    return self.sim.fail(PROMISE, format!("no write at node {id}"));
+                }
+                self.sim.sleep(RETRY).await;
+            }
+            for key in 0..self.keys {
+                while !self.reads(id, key).await {
+                    if self.sim.elapsed() > end {
+                        return self.sim.fail(PROMISE, format!("no read at node {id}"));
+                    }
+                    self.sim.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn writes(&self, id: NodeId) -> bool {
+        let Some(node) = self.cluster.try_node(id) else { return false };
+        let value = self.numbers.load(Ordering::Relaxed);
+        let write = Operation::Write { key: 0, value };
+        self.write(0, &node, write).await == Fate::Acknowledged
+    }
+
+    async fn reads(&self, id: NodeId, key: u8) -> bool {
+        match self.cluster.try_node(id) {
+            Some(node) => self.read(0, &node, key).await,
+            None => false,
+        }
+    }
+
+    fn check(&self) {
+        let counts = self.ledger.counts();
+        for (number, fate) in lock(&self.outcomes).iter() {
+            let applied = counts.get(number).copied().unwrap_or(0);
+            let broken = match (fate, applied) {
+                (Fate::Acknowledged, 0) => "an acknowledged write is lost",
+                (Fate::Refused, 1..) => "a write that was refused is applied",
+                (_, 2..) => "a write is applied twice",
+                _ => continue,
+            };
+            self.sim.fail("every write at most once", format!("{broken}: number {number}"));
+        }
+        if let Some(phantom) = counts.keys().find(|n| !lock(&self.outcomes).contains_key(n)) {
+            self.sim.fail("every write at most once", format!("nobody wrote number {phantom}"));
+        }
+        if let Err(violation) = check(&Registers::new(), &self.history.operations()) {
+            self.sim.fail("linearizability", violation.to_string());
+        }
+    }
+
+    fn report(&self, plan: &Plan) -> Report {
+        let outcomes = lock(&self.outcomes);
+        let count = |fate| outcomes.values().filter(|f| **f == fate).count() as u64;
+        let reads = self
+            .history
+            .operations()
+            .into_iter()
+            .filter(|o| matches!(o.outcome, Outcome::Returned(Output::Read(_))));
+        Report {
+            acknowledged: count(Fate::Acknowledged),
+            unknown: count(Fate::Unknown),
+            refused: count(Fate::Refused),
+            reads: reads.count() as u64,
+            faults: plan.schedule.len() as u64,
+            elections: self.cluster.elections(),
+            simulated: self.sim.elapsed(),
+        }
+    }
+}

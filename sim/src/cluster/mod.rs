@@ -1,0 +1,583 @@
+//! Level 2: the real node. Your state machine, the real [`Raft`] handles and tasks, the real
+//! durable log on simulated disks, the transport's frames on a simulated network.
+//!
+//! Everything runs on one thread with a clock that jumps from event to event, so a test of minutes
+//! takes milliseconds, and the same seed gives the same run. Use it for your own application: start
+//! a few nodes of it, write and read through their handles, meanwhile crash, cut, pause, and check
+//! in the end that what the clients saw is what one machine would have shown them
+//! ([`history`](crate::history)).
+//!
+//! ```
+//! use quorate::testing::Counter;
+//! use quorate_sim::cluster::{Cluster, Sim};
+//!
+//! Sim::check(0..5, async |sim| {
+//!     let cluster = Cluster::start(&sim, 3, |_| Counter::default()).await;
+//!     assert_eq!(cluster.node(1).write(5).await.unwrap(), 5);
+//!
+//!     let leader = cluster.leader().await;
+//!     cluster.crash(leader).await; // the power goes; what was not synced is gone
+//!     let next = cluster.leader().await;
+//!     assert_eq!(cluster.node(next).write(2).await.unwrap(), 7);
+//!
+//!     cluster.settle().await; // everything heals: all nodes come back and level
+//!     for node in cluster.nodes() {
+//!         assert_eq!(node.read(|counter| counter.total).await.unwrap(), 7);
+//!     }
+//! });
+//! ```
+//!
+//! A state machine that takes part must do its part for determinism: no clock but what its commands
+//! carry, no randomness, no iteration over hash maps. [`Sim::run_traced`] twice with one seed shows
+//! the first line where two runs differ.
+
+mod disk;
+mod env;
+mod explore;
+mod faults;
+mod network;
+mod registers;
+mod sim;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use quorate::{
+    Config, Env, Event, Events, Index, Metrics, NodeId, Raft, RoleKind, StateMachine, Term,
+};
+use quorate_storage::wal::{Crash, Wal, WalOptions};
+use tokio::sync::{Notify, oneshot};
+
+use crate::engines::{Clock, Weather};
+use disk::SimDisk;
+use env::{MachineClock, NodeEnv};
+use network::SimNetwork;
+use sim::lock;
+
+pub use explore::{Plan, Report, explore};
+pub use faults::Fault;
+pub use sim::{Failure, Sim};
+
+/// The group of the nodes' logs. Any number would do; a handle has one group.
+const GROUP: u64 = 1;
+
+/// Why a node is not up that was crashed before it was.
+pub(crate) const CRASHED: &str = "it was crashed while it started";
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// How many nodes, all of them voters.
+    pub nodes: u64,
+    /// Settings of every node.
+    pub config: Config,
+    /// The network.
+    pub weather: Weather,
+    /// Shortest and longest time of a write to disk with its sync.
+    pub sync: (Duration, Duration),
+    /// The length of a segment of the log: short ones are rolled often.
+    pub segment_bytes: u64,
+    /// The nodes' clocks; those that are not named run with the world's.
+    pub clocks: BTreeMap<NodeId, Clock>,
+}
+
+impl ClusterOptions {
+    /// `nodes` nodes with default settings, a fair network and quick disks.
+    pub fn new(nodes: u64) -> Self {
+        Self {
+            nodes,
+            config: Config::default(),
+            weather: Weather::FAIR,
+            sync: (Duration::from_micros(200), Duration::from_millis(2)),
+            segment_bytes: 64 << 10,
+            clocks: BTreeMap::new(),
+        }
+    }
+}
+
+/// Machines with a node of your application each. A clone is the same cluster.
+pub struct Cluster<S: StateMachine>(Arc<Shared<S>>);
+
+impl<S: StateMachine> Clone for Cluster<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Shared<S: StateMachine> {
+    sim: Sim,
+    options: ClusterOptions,
+    network: SimNetwork,
+    machine: Box<dyn Fn(NodeId) -> S + Send + Sync>,
+    machines: Mutex<BTreeMap<NodeId, Machine<S>>>,
+    /// Who led each term.
+    leaders: Mutex<BTreeMap<Term, NodeId>>,
+}
+
+/// A machine: a disk and a clock that stay, a process that comes and goes.
+struct Machine<S: StateMachine> {
+    disk: Arc<SimDisk>,
+    clock: Arc<MachineClock>,
+    /// Counts processes.
+    life: u32,
+    process: Option<Process<S>>,
+}
+
+struct Process<S: StateMachine> {
+    env: Arc<NodeEnv>,
+    /// `None` while it starts.
+    raft: Option<Raft<S>>,
+}
+
+impl<S: StateMachine> Cluster<S> {
+    /// Starts `nodes` nodes with default options, begins their cluster, and waits until it can lose
+    /// any one of them. `machine` builds the state machine of a node, once for each of its lives.
+    ///
+    /// # Panics
+    /// If it does not come about: nothing is wrong with the world yet.
+    pub async fn start(
+        sim: &Sim,
+        nodes: u64,
+        machine: impl Fn(NodeId) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let cluster = Self::with(sim, ClusterOptions::new(nodes), machine);
+        for id in cluster.ids() {
+            let started = cluster.restart(id).await;
+            started.unwrap_or_else(|why| panic!("node {id} does not start: {why}"));
+        }
+        cluster.initialize().await;
+        let settled = cluster.ready(Duration::from_secs(60)).await;
+        settled.unwrap_or_else(|missing| panic!("the cluster does not get going: {missing}"));
+        cluster
+    }
+
+    /// Machines that are switched off; [`Cluster::restart`] starts them.
+    pub fn with(
+        sim: &Sim,
+        options: ClusterOptions,
+        machine: impl Fn(NodeId) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let network = SimNetwork::new(sim.clone(), options.weather);
+        let machines = (1..=options.nodes).map(|id| {
+            let straight = Clock { rate: 1000, offset: 0 };
+            let clock = options.clocks.get(&id).copied().unwrap_or(straight);
+            let machine = Machine {
+                disk: Arc::new(SimDisk::new(sim.clone(), id, options.sync)),
+                clock: Arc::new(MachineClock::new(sim.clone(), clock)),
+                life: 0,
+                process: None,
+            };
+            (id, machine)
+        });
+        let machines = Mutex::new(machines.collect());
+        let machine = Box::new(machine);
+        let (sim, leaders) = (sim.clone(), Mutex::default());
+        Self(Arc::new(Shared { sim, options, network, machine, machines, leaders }))
+    }
+
+    /// Begins the cluster at its first node that is up, with all of them as voters. Harmless to
+    /// repeat.
+    pub async fn initialize(&self) {
+        let members: Vec<(NodeId, String)> =
+            self.ids().into_iter().map(|id| (id, format!("node-{id}"))).collect();
+        if let Some(node) = self.nodes().first() {
+            if let Err(error) = node.initialize(members).await {
+                self.0.sim.say(node.id(), format_args!("initialize: {error}"));
+            }
+        }
+    }
+
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<NodeId, Machine<S>>> {
+        lock(&self.0.machines)
+    }
+
+    fn env(&self, id: NodeId) -> Option<Arc<NodeEnv>> {
+        self.machines().get(&id)?.process.as_ref().map(|process| process.env.clone())
+    }
+
+    fn disk(&self, id: NodeId) -> Arc<SimDisk> {
+        self.machines()[&id].disk.clone()
+    }
+
+    /// Every id, up or not.
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.machines().keys().copied().collect()
+    }
+
+    /// The handle of a node.
+    ///
+    /// # Panics
+    /// If it is down.
+    pub fn node(&self, id: NodeId) -> Raft<S> {
+        self.try_node(id).unwrap_or_else(|| panic!("node {id} is down"))
+    }
+
+    /// The handle of a node, if it is up.
+    pub fn try_node(&self, id: NodeId) -> Option<Raft<S>> {
+        self.machines().get(&id)?.process.as_ref()?.raft.clone()
+    }
+
+    /// The handles of all nodes that are up.
+    pub fn nodes(&self) -> Vec<Raft<S>> {
+        self.ids().into_iter().filter_map(|id| self.try_node(id)).collect()
+    }
+
+    /// How many terms have had a leader.
+    pub fn elections(&self) -> u64 {
+        lock(&self.0.leaders).len() as u64
+    }
+
+    // ---- processes ----
+
+    /// Starts a node that is down, or that had to stop by itself, from what its disk has. Does
+    /// nothing if it is up or about to be.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub async fn restart(&self, id: NodeId) -> Result<(), String> {
+        let stopped = |raft: &Raft<S>| raft.metrics().fatal.is_some();
+        let is_up = |process: &Process<S>| !process.raft.as_ref().is_some_and(stopped);
+        if self.machines()[&id].process.as_ref().is_some_and(is_up) {
+            return Ok(());
+        }
+        self.end(id, Crash::KeepAll).await;
+        let files = self.disk(id).files.clone();
+        let crashes = files.crashes();
+        let mut started = self.start_process(id).await;
+        if started.is_err() && files.crashes() != crashes {
+            started = Err(CRASHED.into());
+        }
+        if let Err(why) = &started {
+            self.0.sim.say(id, format_args!("does not start: {why}"));
+        }
+        started
+    }
+
+    async fn start_process(&self, id: NodeId) -> Result<(), String> {
+        let Shared { sim, options, network, machine, .. } = &*self.0;
+        let (env, disk, life) = {
+            let mut machines = self.machines();
+            let machine = machines.get_mut(&id).expect("an id of this cluster");
+            machine.life += 1;
+            let env = Arc::new(NodeEnv::new(sim.clone(), id, machine.clock.clone()));
+            machine.process = Some(Process { env: env.clone(), raft: None });
+            (env, machine.disk.clone(), machine.life)
+        };
+        sim.say(id, format_args!("starts, life {life}"));
+        let queued = Arc::new(Notify::new());
+        let bell = queued.clone();
+        let log = WalOptions {
+            segment_bytes: options.segment_bytes,
+            seal_after: disk::SEAL_AFTER,
+            seed: env.random(),
+        };
+        let mount = Arc::new(disk.files.mount());
+        let opened = Wal::open_driven(mount, log, move || bell.notify_one());
+        let (wal, driver) = opened.map_err(|error| {
+            self.forget(id, life);
+            error.to_string()
+        })?;
+        let dying = env.clone();
+        let this = Arc::downgrade(&self.0);
+        let cut = move || {
+            dying.kill();
+            if let Some(shared) = this.upgrade() {
+                Cluster(shared).forget(id, life);
+            }
+        };
+        drop(env.spawn(Box::pin(disk.drive(env.clone(), driver, queued, cut))));
+        // As a task of the process: a crash ends it wherever it is.
+        let (to, started) = oneshot::channel();
+        let start = Raft::builder(id, machine(id))
+            .storage(wal.group(GROUP))
+            .network(network.link(id, life))
+            .config(options.config.clone())
+            .env(env.clone())
+            .advertise(format!("node-{id}"))
+            .start();
+        drop(env.spawn(Box::pin(async move { drop(to.send(start.await)) })));
+        let started = match started.await {
+            Ok(started) => started.map_err(|error| error.to_string()),
+            Err(_) => return Err(CRASHED.into()),
+        };
+        let raft = match started {
+            Ok(raft) => raft,
+            Err(error) => {
+                env.kill();
+                self.forget(id, life);
+                env.gone().await;
+                return Err(error);
+            }
+        };
+        network.join(id, life, &raft.host().inbound());
+        sim.spawn(watch(self.clone(), id, raft.events()));
+        let mut machines = self.machines();
+        let machine = machines.get_mut(&id).filter(|machine| machine.life == life);
+        match machine.and_then(|machine| machine.process.as_mut()) {
+            Some(process) => {
+                process.raft = Some(raft);
+                Ok(())
+            }
+            None => Err(CRASHED.into()),
+        }
+    }
+
+    /// A process that is already dead is taken off the network.
+    fn forget(&self, id: NodeId, life: u32) -> Option<Process<S>> {
+        let mut machines = self.machines();
+        let machine = machines.get_mut(&id).filter(|machine| machine.life == life)?;
+        let process = machine.process.take();
+        drop(machines);
+        self.0.network.leave(id);
+        process
+    }
+
+    async fn end(&self, id: NodeId, how: Crash) {
+        // First the disk: whatever the dying process still says to it goes nowhere.
+        self.disk(id).files.crash(how);
+        let life = self.machines()[&id].life;
+        if let Some(process) = self.forget(id, life) {
+            process.env.kill();
+            process.env.gone().await;
+        }
+    }
+
+    /// The power goes: the process is gone, and of what was not synced everything, or a random part
+    /// that may be torn in the middle of a write.
+    pub async fn crash(&self, id: NodeId) {
+        let torn = self.0.sim.rng().chance(500);
+        self.0.sim.say(id, format_args!("the power goes{}", if torn { ", torn" } else { "" }));
+        self.end(id, if torn { Crash::Torn } else { Crash::LoseUnsynced }).await;
+    }
+
+    /// The power goes in the middle of one of the next writes, if there are any within `patience`.
+    pub async fn crash_in_a_write(&self, id: NodeId, patience: Duration) {
+        self.disk(id).cut_power_soon();
+        let began = self.0.sim.elapsed();
+        while self.try_node(id).is_some() && self.0.sim.elapsed() - began < patience {
+            self.0.sim.sleep(Duration::from_millis(5)).await;
+        }
+        if self.try_node(id).is_some() {
+            self.crash(id).await;
+        }
+    }
+
+    /// SIGKILL: the process is gone, the machine and what it wrote stay.
+    pub async fn kill(&self, id: NodeId) {
+        self.0.sim.say(id, format_args!("is killed"));
+        self.end(id, Crash::KeepAll).await;
+    }
+
+    /// SIGSTOP: the process stands still, its clock goes on.
+    pub fn pause(&self, id: NodeId) {
+        if let Some(env) = self.env(id) {
+            self.0.sim.say(id, format_args!("stands still"));
+            env.pause();
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: NodeId) {
+        if let Some(env) = self.env(id) {
+            self.0.sim.say(id, format_args!("goes on"));
+            env.resume();
+        }
+    }
+
+    // ---- links ----
+
+    /// Another weather for the whole network; of a thousand sends `damage` have a bit flipped on the
+    /// way.
+    pub fn set_weather(&self, weather: Weather, damage: u64) {
+        self.0.network.set_weather(weather, damage);
+    }
+
+    /// Cuts one direction.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.0.sim.say(0, format_args!("cut {from} -> {to}"));
+        self.0.network.set_cut(from, to, true);
+    }
+
+    /// Cuts both directions between each node of `left` and each of `right`.
+    pub fn partition(&self, left: &[NodeId], right: &[NodeId]) {
+        for l in left {
+            for r in right {
+                self.cut(*l, *r);
+                self.cut(*r, *l);
+            }
+        }
+    }
+
+    /// Cuts a node off from all others.
+    pub fn isolate(&self, id: NodeId) {
+        let others: Vec<NodeId> = self.ids().into_iter().filter(|other| *other != id).collect();
+        self.partition(&[id], &others);
+    }
+
+    /// Mends every cut.
+    pub fn heal(&self) {
+        self.0.sim.say(0, format_args!("links heal"));
+        self.0.network.heal();
+    }
+
+    // ---- disks and clocks ----
+
+    /// No write of this node completes until [`Cluster::release_disk`].
+    pub fn hang_disk(&self, id: NodeId) {
+        self.0.sim.say(id, format_args!("disk hangs"));
+        self.disk(id).hang();
+    }
+
+    /// The disk goes on.
+    pub fn release_disk(&self, id: NodeId) {
+        self.0.sim.say(id, format_args!("disk goes on"));
+        self.disk(id).release();
+    }
+
+    /// Writes take `factor` times as long.
+    pub fn slow_disk(&self, id: NodeId, factor: u32) {
+        self.0.sim.say(id, format_args!("disk is {factor} times slower"));
+        self.disk(id).slow_down(factor);
+    }
+
+    /// The next sync fails and loses what it was to keep; the node stops by itself.
+    pub fn fail_next_sync(&self, id: NodeId) {
+        self.0.sim.say(id, format_args!("disk: the next sync fails"));
+        self.disk(id).files.fail_next_sync();
+    }
+
+    /// Leaves `bytes` of free space on the node's disk; `None` is a disk without end.
+    pub fn set_free_space(&self, id: NodeId, bytes: Option<u64>) {
+        self.0.sim.say(id, format_args!("disk: free space {bytes:?}"));
+        let files = self.disk(id).files.clone();
+        let used: usize = files.image().values().map(Vec::len).sum();
+        files.set_quota_bytes(bytes.map(|free| used as u64 + free));
+    }
+
+    /// The node's clock leaps forward.
+    pub fn jump_clock(&self, id: NodeId, by: Duration) {
+        self.0.sim.say(id, format_args!("clock leaps by {} ms", by.as_millis()));
+        let clock = self.machines()[&id].clock.clone();
+        clock.jump(by);
+    }
+
+    // ---- waiting ----
+
+    /// Waits until there is a leader that it and a majority of all nodes take for one.
+    ///
+    /// # Panics
+    /// After a minute.
+    pub async fn leader(&self) -> NodeId {
+        let majority = self.ids().len() / 2 + 1;
+        let found = self
+            .wait_for(Duration::from_secs(60), |all| {
+                let newest = all.iter().filter(|m| m.role == RoleKind::Leader);
+                let leader = newest.max_by_key(|m| m.term).ok_or("no leader")?;
+                let agree = |m: &&Metrics| m.leader == Some(leader.id) && m.term == leader.term;
+                let known = all.iter().filter(agree).count() >= majority;
+                if known { Ok(leader.id) } else { Err("no leader that a majority knows") }
+            })
+            .await;
+        found.unwrap_or_else(|missing| panic!("{missing}"))
+    }
+
+    /// Heals everything, starts every node, and waits until the cluster works: a leader that all
+    /// know, and all of the log on every node, applied.
+    ///
+    /// # Panics
+    /// If it does not come about within twenty election timeouts and what copying the log takes.
+    pub async fn settle(&self) {
+        self.heal_everything().await;
+        let bound = self.0.options.config.election_timeout_max * 20 + Duration::from_secs(10);
+        let level = self.ready(bound).await;
+        level.unwrap_or_else(|missing| panic!("the cluster does not recover: {missing}"));
+    }
+
+    pub(crate) async fn heal_everything(&self) {
+        self.set_weather(Weather::FAIR, 0);
+        self.heal();
+        for id in self.ids() {
+            let disk = self.disk(id);
+            disk.release();
+            disk.slow_down(1);
+            disk.set_sync(Duration::from_micros(200), Duration::from_millis(2));
+            disk.files.mend();
+            self.resume(id);
+        }
+        for id in self.ids() {
+            // What was wrong a moment ago may go wrong once more, a write that still fails.
+            let mut tries = 0;
+            while let (true, Err(_)) = (tries < 20, self.restart(id).await) {
+                tries += 1;
+                self.0.sim.sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Waits until every node is up, follows one leader, knows every member's data directory, and
+    /// has applied all of the log.
+    ///
+    /// # Errors
+    /// What is missing after `patience`.
+    pub(crate) async fn ready(&self, patience: Duration) -> Result<Index, String> {
+        let all_of_them = self.ids().len();
+        self.wait_for(patience, |all| {
+            let first = all.first().filter(|_| all.len() == all_of_them).ok_or("a node is down")?;
+            let leader = first.leader.ok_or("no leader")?;
+            if all.iter().any(|m| m.leader != Some(leader) || m.term != first.term) {
+                return Err("no leader that every node knows");
+            }
+            let bound = |m: &Metrics| {
+                let members = m.membership.as_ref().map(|m| m.members());
+                members.is_some_and(|members| members.values().all(|m| m.incarnation != 0))
+            };
+            if !all.iter().all(bound) {
+                return Err("members that no leader has heard");
+            }
+            let level = |m: &Metrics| m.last == first.last && m.applied == first.last;
+            if all.iter().all(level) { Ok(first.last) } else { Err("nodes that are behind") }
+        })
+        .await
+    }
+
+    async fn wait_for<T>(
+        &self,
+        patience: Duration,
+        look: impl Fn(&[Metrics]) -> Result<T, &'static str>,
+    ) -> Result<T, String> {
+        let began = self.0.sim.elapsed();
+        loop {
+            let all: Vec<Metrics> = self.nodes().iter().map(Raft::metrics).collect();
+            match look(&all) {
+                Ok(found) => return Ok(found),
+                Err(missing) if self.0.sim.elapsed() - began > patience => {
+                    let all: Vec<String> = all.iter().map(Metrics::to_string).collect();
+                    return Err(format!("{missing}, after {patience:?}: {all:#?}"));
+                }
+                Err(_) => self.0.sim.sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+}
+
+/// Follows what a node says of itself, for the trace, and sees that no term has two leaders (paper
+/// §5.2, Election Safety).
+async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, mut events: Events) {
+    let Shared { sim, leaders, .. } = &*cluster.0;
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Role { role, term, leader } => {
+                sim.say(id, format_args!("is {role} in term {term}, leader {leader:?}"));
+                if role == RoleKind::Leader {
+                    let first = *lock(leaders).entry(term).or_insert(id);
+                    if first != id {
+                        sim.fail("Election Safety", format!("{first} and {id} lead term {term}"));
+                    }
+                }
+            }
+            Event::Stopped { fatal: Some(fatal) } => sim.say(id, format_args!("stops: {fatal}")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The application that is explored: a few registers, and a ledger that all nodes have to agree on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use quorate::{Committed, Failure, LogId, Postcard, StateMachine};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::sim::{Sim, lock};
+use crate::history::registers::{Input, Output};
+
+/// What a client asks for: an operation, and a number that no other has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Command {
+    pub(crate) number: u64,
+    pub(crate) operation: Operation,
+}
+
+/// [`Input`] without the reads, which don't go through the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Operation {
+    Write { key: u8, value: u64 },
+    Cas { key: u8, expect: Option<u64>, value: u64 },
+    Delete { key: u8 },
+}
+
+impl Operation {
+    pub(crate) fn input(&self) -> Input<u8, u64> {
+        match *self {
+            Self::Write { key, value } => Input::Write { key, value },
+            Self::Cas { key, expect, value } => Input::Cas { key, expect, value },
+            Self::Delete { key } => Input::Delete { key },
+        }
+    }
+}
+
+/// The answer, as a history has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Written,
+    Cas { swapped: bool, current: Option<u64> },
+    Deleted { existed: bool },
+}
+
+impl Answer {
+    pub(crate) fn output(&self) -> Output<u64> {
+        match *self {
+            Self::Written => Output::Written,
+            Self::Cas { swapped, current } => Output::Cas { swapped, current },
+            Self::Deleted { existed } => Output::Deleted { existed },
+        }
+    }
+}
+
+/// What was applied anywhere, by index: every node, in each of its lives, has to see the same
+/// (paper §5.4.3, State Machine Safety).
+#[derive(Clone, Default)]
+pub(crate) struct Ledger(Arc<Mutex<BTreeMap<u64, (LogId, Command)>>>);
+
+impl Ledger {
+    fn note(&self, sim: &Sim, node: u64, entry: &Committed<Command>) {
+        let mut seen = lock(&self.0);
+        let first = seen.entry(entry.id.index).or_insert_with(|| (entry.id, entry.command.clone()));
+        if (first.0, &first.1) != (entry.id, &entry.command) {
+            let what = format!("node {node} applies {entry:?} where {first:?} was applied");
+            drop(seen);
+            sim.fail("State Machine Safety", what);
+        }
+    }
+
+    /// How often each command was applied, by its number.
+    pub(crate) fn counts(&self) -> BTreeMap<u64, u32> {
+        let mut counts = BTreeMap::new();
+        for (_, command) in lock(&self.0).values() {
+            *counts.entry(command.number).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// One node's registers.
+pub(crate) struct Store {
+    sim: Sim,
+    node: u64,
+    ledger: Ledger,
+    values: BTreeMap<u8, u64>,
+    last: LogId,
+}
+
+impl Store {
+    pub(crate) fn new(sim: Sim, node: u64, ledger: Ledger) -> Self {
+        Self { sim, node, ledger, values: BTreeMap::new(), last: LogId::ZERO }
+    }
+
+    pub(crate) fn get(&self, key: u8) -> Option<u64> {
+        self.values.get(&key).copied()
+    }
+
+    fn execute(&mut self, operation: Operation) -> Answer {
+        match operation {
+            Operation::Write { key, value } => {
+                self.values.insert(key, value);
+                Answer::Written
+            }
+            Operation::Cas { key, expect, value } => {
+                let swapped = self.get(key) == expect;
+                if swapped {
+                    self.values.insert(key, value);
+                }
+                Answer::Cas { swapped, current: self.get(key) }
+            }
+            Operation::Delete { key } => {
+                Answer::Deleted { existed: self.values.remove(&key).is_some() }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl StateMachine for Store {
+    type Command = Command;
+    type Response = Answer;
+    type Codec = Postcard;
+
+    async fn apply(&mut self, entries: Vec<Committed<Command>>) -> Result<Vec<Answer>, Failure> {
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if entry.id.index <= self.last.index || entry.id.term < self.last.term {
+                let what = format!("node {} applies {} after {}", self.node, entry.id, self.last);
+                self.sim.fail("entries are applied in order", what);
+            }
+            self.last = entry.id;
+            self.ledger.note(&self.sim, self.node, &entry);
+            answers.push(self.execute(entry.command.operation));
+        }
+        Ok(answers)
+    }
+}

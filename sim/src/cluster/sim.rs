@@ -1,0 +1,189 @@
+//! One simulated run: a runtime of one thread whose clock jumps to the next event, a seed, a trace.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::task::JoinHandle;
+
+use crate::rng::Rng;
+use crate::trace::{Trace, TraceMode};
+
+/// How much simulated time a run may take. Far more than any test needs: a run that gets here
+/// waits for something that never happens.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// A broken promise, or a test that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The seed of the run.
+    pub seed: u64,
+    /// Simulated time since its beginning.
+    pub at: Duration,
+    /// Which promise.
+    pub promise: String,
+    /// How it is broken.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, at, promise, what } = self;
+        write!(f, "seed {seed}, after {} ms: {promise}: {what}", at.as_millis())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A simulated run, from the inside. A clone is the same run.
+#[derive(Clone)]
+pub struct Sim(Arc<Inner>);
+
+struct Inner {
+    seed: u64,
+    began: tokio::time::Instant,
+    rng: Mutex<Rng>,
+    trace: Mutex<Trace>,
+    failure: Mutex<Option<Failure>>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sim {
+    /// Runs `test` in a simulated world of its own: one thread, a clock that stands still while
+    /// anything is left to do and then jumps to the next timer. An hour takes seconds.
+    ///
+    /// Everything random in it comes from `seed`, so a second call does the same again, step by
+    /// step, as long as `test` and the state machines in it do their part: no other clock, no other
+    /// randomness, no threads, no iteration over hash maps, no unbiased `select!`.
+    ///
+    /// # Errors
+    /// The first promise that was broken; a panic of `test` is one of its own.
+    pub fn run<T>(seed: u64, test: impl AsyncFnOnce(Sim) -> T) -> Result<T, Failure> {
+        Self::run_traced(seed, TraceMode::Off, test).0
+    }
+
+    /// [`Sim::run`] with a trace of everything that happens: messages, disks, crashes, roles.
+    pub fn run_traced<T>(
+        seed: u64,
+        mode: TraceMode,
+        test: impl AsyncFnOnce(Sim) -> T,
+    ) -> (Result<T, Failure>, Trace) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs nothing of the system");
+        let (result, sim) = runtime.block_on(async {
+            let sim = Sim(Arc::new(Inner {
+                seed,
+                began: tokio::time::Instant::now(),
+                rng: Mutex::new(Rng::new(seed)),
+                trace: Mutex::new(Trace::new(mode)),
+                failure: Mutex::new(None),
+            }));
+            let test = AssertUnwindSafe(test(sim.clone())).catch_unwind();
+            let result = match tokio::time::timeout(LONGEST, test).await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(panic)) => Err(sim.failure("the test", panic_text(&*panic))),
+                Err(_) => Err(sim.failure("the run ends", "it does not".into())),
+            };
+            (result, sim)
+        });
+        // Tasks that are left are dropped here, by the thread that ran them.
+        drop(runtime);
+        let broken = lock(&sim.0.failure).clone();
+        // A broken promise explains a test that failed, never the other way round.
+        let result = broken.map_or(result, Err);
+        let trace = std::mem::replace(&mut *lock(&sim.0.trace), Trace::new(TraceMode::Off));
+        (result, trace)
+    }
+
+    /// Runs `test` once for each seed, as a test does; with the environment variable
+    /// `QUORATE_SEED` only for that one, with its trace on standard output.
+    ///
+    /// # Panics
+    /// At the first seed that fails, which it names.
+    pub fn check(seeds: std::ops::Range<u64>, test: impl AsyncFn(Sim)) {
+        if let Ok(seed) = std::env::var("QUORATE_SEED") {
+            let seed = seed.parse().expect("QUORATE_SEED is a number");
+            if let (Err(failure), _) = Self::run_traced(seed, TraceMode::Print, &test) {
+                panic!("{failure}");
+            }
+            return;
+        }
+        for seed in seeds {
+            if let Err(failure) = Self::run(seed, &test) {
+                panic!(
+                    "{failure}\nreplay with its trace: QUORATE_SEED={seed} cargo test <this test> \
+                     -- --nocapture"
+                );
+            }
+        }
+    }
+
+    /// The seed of this run.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// Simulated time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    /// Waits, in simulated time. Timers have a resolution of a millisecond.
+    pub async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Runs a task of the test's own, a client for instance. It belongs to no node: it lives on
+    /// through crashes.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        tokio::spawn(task)
+    }
+
+    /// A stream of random numbers of its own, for a client or a schedule.
+    pub fn rng(&self) -> Rng {
+        Rng::new(lock(&self.0.rng).number())
+    }
+
+    /// Adds a line to the trace, unless a promise is broken already; node 0 is the world.
+    pub fn say(&self, node: u64, what: fmt::Arguments<'_>) {
+        // What comes behind a failure explains nothing.
+        if self.has_failed() {
+            return;
+        }
+        lock(&self.0.trace).line(self.elapsed().as_nanos() as u64, node, what);
+    }
+
+    /// Reports a broken promise; the first one counts. The run goes on until its test ends.
+    pub fn fail(&self, promise: &str, what: impl Into<String>) {
+        let failure = self.failure(promise, what.into());
+        self.say(0, format_args!("BROKEN: {failure}"));
+        lock(&self.0.failure).get_or_insert(failure);
+    }
+
+    /// Whether a promise has been broken.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.0.failure).is_some()
+    }
+
+    fn failure(&self, promise: &str, what: String) -> Failure {
+        Failure { seed: self.seed(), at: self.elapsed(), promise: promise.into(), what }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+}
