@@ -3,6 +3,9 @@
 //! [`engines`] is the first level: the protocol alone among simulated networks, disks and clocks,
 //! quick enough to see millions of elections.
 //!
+//! [`cluster`] is the second: the real node with its tasks, its log and its frames, and a state
+//! machine of your own.
+//!
 //! What clients see of a service, simulated or not, can be recorded and judged with [`history`]:
 //! whether every answer was linearizable.
 //!

@@ -47,7 +47,7 @@ impl MachineClock {
 
     /// The clock leaps forward. Monotonic clocks do not go back.
     pub(crate) fn jump(&self, by: Duration) {
-        lock(&self.clock).offset += by.as_nanos() as u64;
+        lock(&self.clock).jump(by.as_nanos() as u64);
         self.set.notify_waiters();
     }
 }

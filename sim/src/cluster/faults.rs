@@ -141,9 +141,6 @@ impl Fault {
         })
     }
 
-    /// How many kinds there are.
-    pub(crate) const KINDS: u32 = 12;
-
     /// The node whose disk it hurts: such a node may stop, and may fail to start.
     pub(crate) fn hurts_disk_of(&self) -> Option<NodeId> {
         match self {

@@ -160,7 +160,7 @@ impl<S: StateMachine> Cluster<S> {
     ) -> Self {
         let network = SimNetwork::new(sim.clone(), options.weather);
         let machines = (1..=options.nodes).map(|id| {
-            let straight = Clock { rate: 1000, offset: 0 };
+            let straight = Clock::new(1000, 0);
             let clock = options.clocks.get(&id).copied().unwrap_or(straight);
             let machine = Machine {
                 disk: Arc::new(SimDisk::new(sim.clone(), id, options.sync)),
