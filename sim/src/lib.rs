@@ -21,3 +21,8 @@ mod trace;
 
 pub use rng::Rng;
 pub use trace::{Trace, TraceMode};
+
+/// The guide's test is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/testing-your-application.md")]
+struct TestingYourApplication;
