@@ -24,11 +24,13 @@ pub(crate) enum Level {
     Engines,
     /// The same, young, with a lost disk in each world.
     LostDisk,
+    /// The durable log on a disk that forgets.
+    Log,
 }
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 2] = [Level::Engines, Level::LostDisk];
+    pub(crate) const ALL: [Level; 3] = [Level::Engines, Level::LostDisk, Level::Log];
 }
 
 /// An assertion of the code under test.
@@ -62,6 +64,24 @@ const fn protocol(
     Bug { name, hazard, level: Level::Engines, within, breaks }
 }
 
+/// What was acknowledged, or found at a start, is found at every later start.
+pub(crate) const KEPT: &str = "what the log said stays";
+/// A log starts after every crash.
+pub(crate) const STARTS: &str = "a log starts after every crash";
+/// A log starts after no damage to what was known to be durable.
+pub(crate) const DAMAGE: &str = "damage is refused";
+/// Nothing succeeds behind a write that failed.
+pub(crate) const FINAL: &str = "the first error is final";
+
+const fn log(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Log, within, breaks }
+}
+
 const fn lost_disk(
     name: &'static str,
     hazard: &'static str,
@@ -72,7 +92,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 31] = [
+pub(crate) static BUGS: [Bug; 42] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -126,6 +146,52 @@ pub(crate) static BUGS: [Bug; 31] = [
         "a wiped disk rejoins under its old id and votes",
         200,
         &[COMPLETENESS],
+    ),
+    log(
+        "batch-not-synced",
+        "an empty, duplicate or heartbeat reply skips the durability wait",
+        100,
+        &[KEPT, STARTS],
+    ),
+    log(
+        "sync-retried",
+        "fsync fails, the retry \"succeeds\" on dropped pages",
+        100,
+        &[KEPT, STARTS],
+    ),
+    log(
+        "page-cache-trusted",
+        "fsync fails, the retry \"succeeds\" on dropped pages",
+        100,
+        &[KEPT, STARTS],
+    ),
+    log("error-not-final", "one error path of many is swallowed", 100, &[FINAL]),
+    log(
+        "torn-tail-accepted",
+        "an empty, partial or interrupted file taken as valid",
+        600,
+        &[KEPT, STARTS, DAMAGE],
+    ),
+    log(
+        "torn-tail-left",
+        "a torn tail left in place makes later records unreadable",
+        400,
+        &[STARTS],
+    ),
+    log("damage-taken-for-torn", "damage mid-log taken for a torn tail", 100, &[DAMAGE]),
+    log("no-seal", "the last acknowledged batch rots and is taken for a torn tail", 100, &[DAMAGE]),
+    log("segment-without-vote", "the segment that held the latest vote goes", 100, &[KEPT, STARTS]),
+    log(
+        "segment-name-not-synced",
+        "truncate, purge, rotate or rename not synced, or misordered",
+        100,
+        &[KEPT, STARTS],
+    ),
+    log(
+        "removals-not-synced",
+        "truncate, purge, rotate or rename not synced, or misordered",
+        100,
+        &[STARTS],
     ),
     protocol(
         "earlier-terms-counted",

@@ -6,6 +6,7 @@
 
 mod bugs;
 mod engines;
+mod wal;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -42,6 +43,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
     match level {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
+        Level::Log => wal::run(seed),
     }
 }
 
@@ -66,7 +68,8 @@ const USAGE: &str = "usage: mutants [--json] [--list] [--only NAME]...
 
   --json       {\"mutants\": [{\"name\", \"caught\", \"seeds\", \"by\"}]} on standard output
   --list       the bugs, and which hazard each stands for
-  --only NAME  this bug alone, without the control; may be repeated
+  --only NAME  this bug alone, without the control, and how the invariant is broken; may be
+               repeated
 
 Exit code 1 if a bug survives or the control fails, 2 for wrong usage.";
 
@@ -173,6 +176,11 @@ fn report(options: &Options, verdicts: &[Verdict], false_alarms: &[String]) -> E
         print_json(verdicts);
     } else {
         print_table(verdicts);
+    }
+    if !options.only.is_empty() {
+        for (verdict, caught) in verdicts.iter().filter_map(|v| Some((v, v.caught.as_ref()?))) {
+            eprintln!("{}: seed {}: {}", verdict.bug.name, verdict.seeds - 1, caught.what);
+        }
     }
     let mut bad = 0;
     for verdict in verdicts.iter().filter(|verdict| !verdict.is_good()) {

@@ -6,6 +6,7 @@
 //! behind a batch proves that the batch was durable. Then it is damage.
 
 use bytes::Bytes;
+use quorate_engine::planted;
 
 use super::format::{
     ALIGN, BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Record, Salt, SegmentHeader, Unreadable,
@@ -70,11 +71,15 @@ pub(super) fn scan(
             Ok(found) => found,
             Err(Unreadable::Senseless(what)) => return Err(damage(what)),
             Err(Unreadable::Broken(what)) => {
-                if let Some(later) = find_batch(bytes, &salt, at + ALIGN) {
+                let later = find_batch(bytes, &salt, at + ALIGN);
+                if let Some(later) = later.filter(|_| !planted::on("damage-taken-for-torn")) {
                     return Err(damage(format!("{what}, and a batch at {later} is intact")));
                 }
-                if bytes[at..].iter().any(|byte| *byte != 0) {
+                if let Some(last) = bytes[at..].iter().rposition(|byte| *byte != 0) {
                     scan.ended = End::Torn(what);
+                    if planted::on("torn-tail-left") {
+                        scan.end = align(at + last + 1) as u64;
+                    }
                 }
                 return Ok(scan);
             }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quorate_engine::{GroupId, LogId};
+use quorate_engine::{GroupId, LogId, planted};
 
 use super::WalOptions;
 use super::disk::{Disk, DiskLock};
@@ -208,7 +208,9 @@ impl Writer {
             // on the disk, and nothing may be written behind it.
             results.resize(work.len(), Ok(()));
             results.iter_mut().filter(|r| r.is_ok()).for_each(|r| *r = Err(e.clone()));
-            self.fail(e);
+            if !planted::on("error-not-final") {
+                self.fail(e);
+            }
         }
         outcomes.extend(work.into_iter().zip(results).map(|(s, result)| (s.done, result)));
     }
@@ -262,7 +264,8 @@ impl Writer {
         assert!(self.end + length <= self.current.length, "room is made before a batch is written");
         let file = &self.current.file;
         file.write_at(&self.buffer, self.end)
-            .and_then(|()| file.sync())
+            .and_then(|()| if planted::on("batch-not-synced") { Ok(()) } else { file.sync() })
+            .or_else(|e| if planted::on("sync-retried") { file.sync() } else { Err(e) })
             .map_err(|e| self.failed("writing a batch", &e))?;
         self.end += length;
         self.sequence += 1;
@@ -351,7 +354,10 @@ impl Writer {
             // not leave a gap.
             self.disk
                 .remove(&segment::name(number))
-                .and_then(|()| self.disk.sync_dir())
+                .and_then(|()| {
+                    let not_synced = planted::on("removals-not-synced");
+                    if not_synced { Ok(()) } else { self.disk.sync_dir() }
+                })
                 .map_err(|e| self.failed("removing a segment", &e))?;
             self.segments.remove(&number);
         }
@@ -361,7 +367,7 @@ impl Writer {
     /// Says that everything before is durable, so that later damage to it is not taken for a torn
     /// write. Called when the log is idle and when it closes; writes nothing if nothing has changed.
     pub(super) fn seal(&mut self) {
-        if self.sealed || self.poison.is_some() {
+        if self.sealed || self.poison.is_some() || planted::on("no-seal") {
             return;
         }
         let mut batch = BatchWriter::new(&mut self.buffer, &self.current.salt, self.sequence + 1);
