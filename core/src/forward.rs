@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::block::ENTRY_OVERHEAD_BYTES;
-use quorate_engine::{Instant, NodeId, Term};
+use quorate_engine::{Instant, NodeId, Term, planted};
 use quorate_network::{Forward, ForwardOutcome, ForwardWrite};
 
 use crate::error::WriteError;
@@ -168,7 +168,7 @@ impl Forwarding {
         };
         let new = sequence > *last;
         *last = (*last).max(sequence);
-        new
+        new || planted::on("forwarded-write-taken-twice")
     }
 }
 

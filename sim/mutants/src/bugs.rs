@@ -26,11 +26,13 @@ pub(crate) enum Level {
     LostDisk,
     /// The durable log on a disk that forgets.
     Log,
+    /// Real nodes in a world of their own.
+    Nodes,
 }
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 3] = [Level::Engines, Level::LostDisk, Level::Log];
+    pub(crate) const ALL: [Level; 4] = [Level::Engines, Level::LostDisk, Level::Log, Level::Nodes];
 }
 
 /// An assertion of the code under test.
@@ -82,6 +84,21 @@ const fn log(
     Bug { name, hazard, level: Level::Log, within, breaks }
 }
 
+/// Between what clients were told and what was applied.
+const ONCE: &str = "every write at most once";
+const LINEARIZABLE: &str = "linearizability";
+/// The node asserts what it answers with.
+const STOPS: &str = "no node stops by itself";
+
+const fn node(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Nodes, within, breaks }
+}
+
 const fn lost_disk(
     name: &'static str,
     hazard: &'static str,
@@ -92,7 +109,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 42] = [
+pub(crate) static BUGS: [Bug; 46] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -309,5 +326,29 @@ pub(crate) static BUGS: [Bug; 42] = [
         "a retried read context confirms a stale index",
         100,
         &[READS],
+    ),
+    node(
+        "failed-write-counts",
+        "the write of a vote fails, memory keeps it, the grant is sent",
+        100,
+        &[ONCE, LINEARIZABLE, MACHINES],
+    ),
+    node(
+        "success-though-overwritten",
+        "success returned though the entry was overwritten",
+        100,
+        &[ONCE, LINEARIZABLE, STOPS],
+    ),
+    node(
+        "forwarded-write-taken-twice",
+        "a retry applies twice; sessions missing from snapshots",
+        100,
+        &[ONCE, LINEARIZABLE],
+    ),
+    node(
+        "reads-before-applied",
+        "a retried read context confirms a stale index",
+        100,
+        &[LINEARIZABLE],
     ),
 ];

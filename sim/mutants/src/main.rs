@@ -6,6 +6,7 @@
 
 mod bugs;
 mod engines;
+mod nodes;
 mod wal;
 
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use quorate_sim::engines::Plan;
 /// How a run failed.
 pub(crate) struct Caught {
     /// The invariant that is broken.
-    pub(crate) by: &'static str,
+    pub(crate) by: String,
     /// How.
     pub(crate) what: String,
 }
@@ -35,7 +36,7 @@ struct Verdict {
 impl Verdict {
     /// Whether it was caught, by an invariant that it breaks.
     fn is_good(&self) -> bool {
-        self.caught.as_ref().is_some_and(|caught| self.bug.breaks.contains(&caught.by))
+        self.caught.as_ref().is_some_and(|caught| self.bug.breaks.contains(&caught.by.as_str()))
     }
 }
 
@@ -44,6 +45,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
         Level::Log => wal::run(seed),
+        Level::Nodes => nodes::run(seed),
     }
 }
 
@@ -203,7 +205,7 @@ fn report(options: &Options, verdicts: &[Verdict], false_alarms: &[String]) -> E
 fn print_table(verdicts: &[Verdict]) {
     println!("| bug | hazard | seeds | at most | caught by |\n|---|---|---|---|---|");
     for verdict in verdicts {
-        let by = verdict.caught.as_ref().map_or("SURVIVES", |caught| caught.by);
+        let by = verdict.caught.as_ref().map_or("SURVIVES", |caught| caught.by.as_str());
         let Bug { name, hazard, within, .. } = verdict.bug;
         println!("| {name} | {hazard} | {} | {within} | {by} |", verdict.seeds);
     }

@@ -39,7 +39,7 @@ pub(crate) fn run(seed: u64) -> Result<(), Caught> {
     ended.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or(panic.downcast_ref::<&str>().map(ToString::to_string));
-        Err(Caught { by: ASSERTION, what: text.unwrap_or_default() })
+        Err(Caught { by: ASSERTION.into(), what: text.unwrap_or_default() })
     })
 }
 
@@ -114,7 +114,7 @@ impl Life {
         let what = format!("bit {bit} of {name} flipped");
         let wal = match open(&FakeDisk::from_image(image, 0)) {
             Err(StorageError::Corrupt(_)) => return Ok(()),
-            Err(e) => return Err(Caught { by: DAMAGE, what: format!("{what}: {e}") }),
+            Err(e) => return Err(Caught { by: DAMAGE.into(), what: format!("{what}: {e}") }),
             Ok((wal, _)) => wal,
         };
         // A seal may go, or the end of a segment in front of an empty one: nothing is lost with it.
@@ -123,7 +123,7 @@ impl Life {
             let found = log.recover().expect("nothing has failed");
             let had = group.model.recover().expect("memory does not fail");
             if content(&*log.reader(), found) != content(&*group.model.reader(), had) {
-                return Err(Caught { by: DAMAGE, what });
+                return Err(Caught { by: DAMAGE.into(), what });
             }
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Life {
                 match outcome.try_recv() {
                     Ok(Ok(())) if self.failed => {
                         let what = format!("group {id}: a batch succeeds behind one that failed");
-                        return Err(Caught { by: FINAL, what });
+                        return Err(Caught { by: FINAL.into(), what });
                     }
                     Ok(Ok(())) => group.certain += 1,
                     Ok(Err(_)) => failed = true,
@@ -163,7 +163,7 @@ impl Life {
     }
 
     fn start(&mut self, left: Vec<(Vec<Vec<LogOp>>, usize)>) -> Result<(), Caught> {
-        let starts = |e: StorageError| Caught { by: STARTS, what: e.to_string() };
+        let starts = |e: StorageError| Caught { by: STARTS.into(), what: e.to_string() };
         let (wal, driver) = open(&self.disk).map_err(starts)?;
         self.open = Some(driver);
         self.failed = false;
@@ -179,7 +179,7 @@ impl Life {
             });
             let Some((kept, model)) = model else {
                 let what = format!("group {id}, {certain} batches certain: {found:?}");
-                return Err(Caught { by: KEPT, what });
+                return Err(Caught { by: KEPT.into(), what });
             };
             history.truncate(kept);
             self.groups.push(Group { log, history, certain: kept, model, outcomes: Vec::new() });
