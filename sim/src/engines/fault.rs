@@ -2,7 +2,7 @@
 //!
 //! Each kind of fault has a rate and a stream of random numbers of its own, and each entry carries
 //! all that it needs, its end included. So an entry can be taken out and the others stay what they
-//! are, which is what makes a failing schedule small ([`minimize`](crate::engines::minimize)).
+//! are, which is what makes a failing schedule small ([`minimize`](crate::engines::minimize())).
 
 use std::fmt;
 

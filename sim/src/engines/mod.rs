@@ -10,7 +10,7 @@
 //! Meanwhile the checkers of [`check`], one per promise of Raft, look at every step. When the faults
 //! have stopped, the cluster has to come back to work within a bound: [`World::settle`].
 //!
-//! [`explore`] does all of that for one seed, and [`minimize`] makes a failure small.
+//! [`explore()`] does all of that for one seed, and [`minimize()`] makes a failure small.
 //!
 //! ```
 //! use quorate_sim::engines::{Plan, World};
