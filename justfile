@@ -9,3 +9,7 @@ demo *ARGS:
 # Quorate beside openraft and the floor.
 bench *ARGS:
     cargo run --release -p bench -- framework {{ARGS}}
+
+# Simulated clusters under seeded faults.
+simulate *ARGS:
+    cargo run --release -p simulate -- {{ARGS}}

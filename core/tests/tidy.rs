@@ -34,7 +34,8 @@ fn files(dir: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-const CRATES: [&str; 7] = ["engine", "storage", "network", "core", "sim", "examples/kv", "bench"];
+const CRATES: [&str; 8] =
+    ["engine", "storage", "network", "core", "sim", "sim/cli", "examples/kv", "bench"];
 
 #[test]
 fn floors_import_only_what_is_below_them() {
@@ -44,6 +45,7 @@ fn floors_import_only_what_is_below_them() {
         ("network", &["quorate-engine"][..]),
         ("core", &["quorate-engine", "quorate-storage", "quorate-network"][..]),
         ("sim", &["quorate-engine", "quorate-storage", "quorate-network", "quorate"][..]),
+        ("sim/cli", &["quorate-sim"][..]),
         ("examples/kv", &["quorate", "quorate-sim"][..]),
         ("bench", &["quorate", "quorate-engine", "quorate-storage", "quorate-network"][..]),
     ]);

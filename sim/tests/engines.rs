@@ -39,7 +39,7 @@ fn fixed_seeds_keep_every_promise() {
     assert!(total.elections > 600, "{total:?}");
     assert!(total.acknowledged > 100_000 && total.reads > 50_000, "{total:?}");
     assert!(total.overwritten > 1_000 && total.lost_writes > 500, "{total:?}");
-    assert!(total.faults > 5_000 && total.forgetful > 20 && total.refused > 5, "{total:?}");
+    assert!(total.faults > 2_000 && total.forgetful > 20 && total.refused > 5, "{total:?}");
 }
 
 /// Each kind of fault by itself, often.
@@ -52,7 +52,7 @@ fn every_kind_of_fault_is_survived_alone() {
             let millis = |d: std::time::Duration| d.as_millis() as u64;
             let (election, duration) = (millis(plan.election_max), millis(plan.duration));
             let rates = Rates::only(kind, election);
-            plan.faults = rates.schedule(seed, plan.nodes, election, duration);
+            plan.faults = rates.schedule(seed, plan.nodes, election, 2 * election..duration);
             let mut world = World::with(seed, plan, TraceMode::Tail(40), None);
             if let Err(failure) = world.run_to_the_end() {
                 let lines = failure.trace.join("\n");
@@ -60,7 +60,7 @@ fn every_kind_of_fault_is_survived_alone() {
             }
             faults += world.statistics().faults;
         }
-        assert!(faults > 20, "{}: {faults}", kind.name());
+        assert!(faults > 10, "{}: {faults}", kind.name());
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn lost_disk(seed: u64) -> Plan {
         (plan.election_max.as_millis() as u64, plan.duration.as_millis() as u64);
     plan.faults = [Kind::WipedDisk, Kind::Isolation, Kind::FullPartition, Kind::Crash]
         .into_iter()
-        .flat_map(|kind| Rates::only(kind, mean_ms).schedule(seed, 3, mean_ms, end_ms))
+        .flat_map(|kind| Rates::only(kind, mean_ms).schedule(seed, 3, mean_ms, 0..end_ms))
         .collect();
     plan.faults.sort_by_key(|planned| planned.at_ms);
     plan

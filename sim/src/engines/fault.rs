@@ -5,6 +5,7 @@
 //! are, which is what makes a failing schedule small ([`minimize`](crate::engines::minimize())).
 
 use std::fmt;
+use std::ops::Range;
 
 use quorate_engine::NodeId;
 
@@ -249,7 +250,7 @@ impl Kind {
         // All of it, none of it, some of it.
         let keep = rng.pick(&[0, 1000, rng.clone().below(1001)]);
         let down_ms = rng.pick(&[1, 50, 400, 3_000]);
-        let ms = rng.pick(&[election_ms / 5, election_ms, election_ms * 4]);
+        let ms = rng.pick(&[election_ms / 5, election_ms, election_ms * 2]);
         let cut = |links| Fault::Cut { links, ms };
         match self {
             Kind::Crash => Fault::Crash { node, keep, down_ms },
@@ -303,20 +304,20 @@ impl Rates {
         let mut rates = Self::NONE;
         let alone = rng.chance(125).then(|| rng.pick(&Kind::ALL));
         for (kind, mean_ms) in Kind::ALL.into_iter().zip(&mut rates.0) {
-            let there = alone.map_or(rng.chance(350), |only| only == kind);
-            let mean = rng.pick(&[1, 3, 10]) * election_ms;
+            let there = alone.map_or(rng.chance(300), |only| only == kind);
+            let mean = rng.pick(&[2, 6, 20]) * election_ms;
             *mean_ms = if there { mean } else { 0 };
         }
         rates
     }
 
-    /// The schedule that `seed` stands for at these rates.
+    /// The schedule that `seed` stands for at these rates, within a range of `millis`.
     pub fn schedule(
         &self,
         seed: u64,
         nodes: usize,
         election_ms: u64,
-        duration_ms: u64,
+        millis: Range<u64>,
     ) -> Vec<Planned> {
         let mut schedule = Vec::new();
         for (kind, mean_ms) in Kind::ALL.into_iter().zip(self.0) {
@@ -324,10 +325,10 @@ impl Rates {
                 continue;
             }
             let mut rng = Rng::stream(seed, kind.name());
-            let mut at_ms = 0;
+            let mut at_ms = millis.start;
             loop {
                 at_ms += rng.between(1, 2 * mean_ms);
-                if at_ms >= duration_ms {
+                if at_ms >= millis.end {
                     break;
                 }
                 let fault = kind.draw(nodes as u64, election_ms, &mut rng);
@@ -483,7 +484,7 @@ mod tests {
     fn kinds_do_not_disturb_each_other() {
         let mut both = Rates::only(Kind::Crash, 100);
         both.0[Kind::Ring as usize] = 200;
-        let schedule = |rates: Rates| rates.schedule(4, 5, 300, 6_000);
+        let schedule = |rates: Rates| rates.schedule(4, 5, 300, 0..6_000);
         let crashes = schedule(Rates::only(Kind::Crash, 100));
         let of_both: Vec<_> = schedule(both)
             .into_iter()

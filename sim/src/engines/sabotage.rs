@@ -1,5 +1,7 @@
 //! Bugs planted into the world around the engine, to prove that the checkers can fail.
 
+use std::str::FromStr;
+
 /// One planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
@@ -39,4 +41,30 @@ impl Sabotage {
         Sabotage::AppliedEarly,
         Sabotage::NeverHeals,
     ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sabotage::DiskLies => "disk-lies",
+            Sabotage::VoteForgotten => "vote-forgotten",
+            Sabotage::AcknowledgedEarly => "acknowledged-early",
+            Sabotage::AcknowledgementsAltered => "acknowledgements-altered",
+            Sabotage::VotesAltered => "votes-altered",
+            Sabotage::ReadsUnconfirmed => "reads-unconfirmed",
+            Sabotage::WritesReordered => "writes-reordered",
+            Sabotage::SyncIgnored => "sync-ignored",
+            Sabotage::AppliedEarly => "applied-early",
+            Sabotage::NeverHeals => "never-heals",
+        }
+    }
+}
+
+impl FromStr for Sabotage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Sabotage::ALL.map(Sabotage::name).join(", ");
+        let named = Sabotage::ALL.into_iter().find(|bug| bug.name() == text);
+        named.ok_or_else(|| format!("`{text}` is none of {}", names()))
+    }
 }

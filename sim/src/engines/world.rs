@@ -33,6 +33,8 @@ pub struct Failure {
     pub what: String,
     /// What was left out of the seed's plan.
     pub reduction: Box<Reduction>,
+    /// The bug that was planted.
+    pub planted: Option<Sabotage>,
     /// The last lines of the trace, if they were kept.
     pub trace: Vec<String>,
     /// The last steps, if they were kept.
@@ -42,9 +44,12 @@ pub struct Failure {
 impl Failure {
     /// The command that shows it again.
     pub fn replay(&self) -> String {
+        let mut command = format!("cargo run --release -p simulate -- run --seed {}", self.seed);
+        if let Some(bug) = self.planted {
+            command += &format!(" --plant {}", bug.name());
+        }
         let reduction = self.reduction.to_string();
-        let space = if reduction.is_empty() { "" } else { " " };
-        format!("cargo run --release -p simulate -- run --seed {}{space}{reduction}", self.seed)
+        if reduction.is_empty() { command } else { command + " " + &reduction }
     }
 }
 
@@ -253,6 +258,7 @@ impl World {
             promise,
             what,
             reduction: Box::default(),
+            planted: self.sabotage,
             trace: self.trace.lines().map(str::to_owned).collect(),
             sequence: self.sequence(),
         }

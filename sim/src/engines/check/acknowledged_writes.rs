@@ -2,8 +2,6 @@
 //! none that nobody asked for: Raft's promise to clients (paper §8). When the cluster has recovered,
 //! every acknowledged write is on every node.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use quorate_engine::{EntryKind, Index};
 
@@ -17,10 +15,10 @@ struct Fate {
     overwritten: bool,
 }
 
-/// What became of each command; payloads are unique.
+/// What became of each command. Clients number them from 1, in their first eight bytes.
 #[derive(Debug, Default)]
 pub(crate) struct AcknowledgedWrites {
-    fates: BTreeMap<Bytes, Fate>,
+    fates: Vec<(Bytes, Fate)>,
 }
 
 /// Whether this command is at `index` of a log.
@@ -33,7 +31,12 @@ fn holds(log: &LogImage, index: Index, command: &Bytes) -> bool {
 
 impl AcknowledgedWrites {
     fn fate(&mut self, command: &Bytes) -> Result<&mut Fate, String> {
-        self.fates.get_mut(command).ok_or(format!("nobody proposed {command:?}"))
+        let number = command.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+        match place.and_then(|place| self.fates.get_mut(place)) {
+            Some((proposed, fate)) if proposed == command => Ok(fate),
+            _ => Err(format!("nobody proposed {command:?}")),
+        }
     }
 
     /// Every acknowledged write is in every log, where it was applied.
@@ -57,7 +60,7 @@ impl Check for AcknowledgedWrites {
     fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
         match fact {
             Fact::Proposed { payload } => {
-                self.fates.insert((*payload).clone(), Fate::default());
+                self.fates.push(((*payload).clone(), Fate::default()));
             }
             Fact::Acknowledged { index, payload } => {
                 self.fate(payload)?.acknowledged = true;

@@ -54,7 +54,8 @@ impl Check for Commit {
         if !node.leads() {
             return Err(format!("follower {} commits {index}, no leader did", node.id));
         }
-        let term = node.log.term_at(index).ok_or(format!("{index} committed and not there"))?;
+        let term =
+            node.log.term_at(index).ok_or_else(|| format!("{index} committed and not there"))?;
         let id = LogId::new(term, index);
         if id.term != engine.term() {
             return Err(format!("leader of term {} commits {id} by counting", engine.term()));

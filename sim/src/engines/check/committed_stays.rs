@@ -23,7 +23,10 @@ impl CommittedStays {
         let (life, before) = std::mem::replace(&mut self.seen[place], (node.life, committed));
         let before = if life == node.life { before } else { 0 };
         for index in before + 1..=committed {
-            let term = node.log.term_at(index).ok_or(format!("{index} committed and not there"))?;
+            let term = node
+                .log
+                .term_at(index)
+                .ok_or_else(|| format!("{index} committed and not there"))?;
             let here = LogId::new(term, index);
             match self.committed.get(index as usize - 1) {
                 None => self.committed.push(here),

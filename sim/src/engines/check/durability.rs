@@ -7,9 +7,12 @@ use quorate_engine::{Index, Message};
 use super::{Check, Fact, Nodes};
 use crate::engines::node::Node;
 
-/// Needs no memory: the disk is at hand.
-#[derive(Debug)]
-pub(crate) struct Durability;
+/// What each node last took for durable, in which of its lives: it is looked at when that changes,
+/// and when its disk does.
+#[derive(Debug, Default)]
+pub(crate) struct Durability {
+    persisted: Vec<(u32, Index)>,
+}
 
 fn on_disk(node: &Node, index: Index, what: &str) -> Result<(), String> {
     let durable = node.disk.durable().log.term_at(index);
@@ -38,10 +41,17 @@ impl Check for Durability {
                 Message::Introduced(_) => on_disk(nodes.get(*node), 1, "says it knows"),
                 _ => Ok(()),
             },
-            Fact::Stepped { node } => {
+            Fact::Stepped { node } | Fact::Synced { node } => {
                 let node = nodes.get(*node);
                 let Some(engine) = &node.engine else { return Ok(()) };
-                on_disk(node, engine.log().persisted(), "takes for durable")
+                let now = (node.life, engine.log().persisted());
+                let place = node.id as usize;
+                self.persisted.resize(self.persisted.len().max(place + 1), (0, 0));
+                let before = std::mem::replace(&mut self.persisted[place], now);
+                if before == now && matches!(fact, Fact::Stepped { .. }) {
+                    return Ok(());
+                }
+                on_disk(node, now.1, "takes for durable")
             }
             _ => Ok(()),
         }

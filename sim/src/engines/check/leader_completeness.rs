@@ -44,7 +44,8 @@ impl Check for LeaderCompleteness {
         if index <= self.newest.index {
             return Ok(());
         }
-        let of = node.log.term_at(index).ok_or(format!("{index} is committed and not there"))?;
+        let of =
+            node.log.term_at(index).ok_or_else(|| format!("{index} is committed and not there"))?;
         let id = LogId::new(of, index);
         self.newest = id;
         self.committed.insert(term, id);

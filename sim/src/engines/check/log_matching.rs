@@ -27,7 +27,7 @@ impl Check for LogMatching {
         let log = &nodes.get(*node).log;
         let Some(first) = write.blocks.first() else { return Ok(()) };
         let before = first.first() - 1;
-        let term = log.term_at(before).ok_or(format!("a hole: nothing at {before}"))?;
+        let term = log.term_at(before).ok_or_else(|| format!("a hole: nothing at {before}"))?;
         let mut prev = LogId::new(term, before);
         for block in &write.blocks {
             if block.first() != prev.index + 1 {

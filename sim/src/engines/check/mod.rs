@@ -181,7 +181,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(state_machine_safety::StateMachineSafety::default()),
         Box::new(commit::Commit::default()),
         Box::new(committed_stays::CommittedStays::default()),
-        Box::new(durability::Durability),
+        Box::new(durability::Durability::default()),
         Box::new(votes::Votes::default()),
         Box::new(terms::Terms::default()),
         Box::new(higher_terms::HigherTerms::default()),
