@@ -16,9 +16,11 @@ use crate::types::{HardState, Instant, NodeId, Term};
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower,
-    /// Has `granted` promises of a vote in the next term.
+    /// Has `granted` promises of a vote in the next term, and offered the first configuration to
+    /// those in `introduced`.
     PreCandidate {
         granted: BTreeSet<NodeId>,
+        introduced: BTreeSet<NodeId>,
     },
     /// Has `granted` votes in this term, each with the incarnation that gave it; its own is among
     /// them once it is durable, and nobody is asked before.
@@ -102,17 +104,27 @@ impl Engine {
             return;
         }
         self.leader = None;
-        self.role = Role::PreCandidate { granted: BTreeSet::from([self.config.id]) };
-        let introduce = self.log.last() == FIRST;
+        self.role = Role::PreCandidate {
+            granted: BTreeSet::from([self.config.id]),
+            introduced: BTreeSet::new(),
+        };
         for to in self.other_voters() {
-            if introduce {
-                let membership = self.log.membership().expect("a voter has a configuration");
-                let configuration = EntryBlock::configuration(FIRST, membership);
-                out.send(to, Message::Introduce(Introduce { configuration }));
+            if self.log.last() == FIRST {
+                self.introduce(to, out);
             }
             out.send(to, self.vote_request(true));
         }
         self.count_votes(now, out);
+    }
+
+    /// Offers the first configuration to a voter that may have none yet, once in each campaign.
+    fn introduce(&mut self, to: NodeId, out: &mut Outputs) {
+        let Role::PreCandidate { introduced, .. } = &mut self.role else { return };
+        let Some((FIRST, membership)) = self.log.configurations().first() else { return };
+        if introduced.insert(to) {
+            let configuration = EntryBlock::configuration(FIRST, membership);
+            out.send(to, Message::Introduce(Introduce { configuration }));
+        }
     }
 
     /// A member took the first configuration from this node: now it can vote.
@@ -121,7 +133,7 @@ impl Engine {
             self.introduced.insert(from);
         }
         match &self.role {
-            Role::PreCandidate { granted } if !granted.contains(&from) => {
+            Role::PreCandidate { granted, .. } if !granted.contains(&from) => {
                 out.send(from, self.vote_request(true));
             }
             _ => self.count_votes(now, out),
@@ -172,12 +184,12 @@ impl Engine {
 
     fn count_votes(&mut self, now: Instant, out: &mut Outputs) {
         match &mut self.role {
-            Role::PreCandidate { granted } => {
-                let granted = std::mem::take(granted);
+            Role::PreCandidate { granted, introduced } => {
+                let (granted, introduced) = (std::mem::take(granted), std::mem::take(introduced));
                 if self.would_win(|id| granted.contains(&id)) {
                     self.stand(now);
                 } else {
-                    self.role = Role::PreCandidate { granted };
+                    self.role = Role::PreCandidate { granted, introduced };
                 }
             }
             Role::Candidate { granted } => {
@@ -272,10 +284,15 @@ impl Engine {
         out: &mut Outputs,
     ) {
         if !m.granted {
+            // A member that no leader reached is blank and refuses for that alone. Without its vote
+            // the others might be too few, though nobody has forgotten anything.
+            if m.pre {
+                self.introduce(from, out);
+            }
             return;
         }
         match &mut self.role {
-            Role::PreCandidate { granted } if m.pre && m.term == self.hard.term + 1 => {
+            Role::PreCandidate { granted, .. } if m.pre && m.term == self.hard.term + 1 => {
                 granted.insert(from);
             }
             Role::Candidate { granted } if !m.pre && m.term == self.hard.term => {

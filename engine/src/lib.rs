@@ -54,7 +54,8 @@
 //!
 //! **Identity.** A member is an id *and* the incarnation of its data directory. A node without any
 //! configuration grants no vote, so whoever founds a group [introduces](message::Introduce) its first
-//! configuration (term 0, index 1, the same bytes on every node) before it asks for votes. A leader
+//! configuration (term 0, index 1, the same bytes on every node) before it asks for votes; and a
+//! candidate that is refused introduces it to whoever no leader has reached yet. A leader
 //! ties each member to the directory it speaks with, by an ordinary configuration entry, as soon as it
 //! hears it; afterwards the same id with another directory is a stranger and not heard. Until a voter
 //! is tied, its vote might be that of a wiped disk: see `would_win` for how many such votes elect.

@@ -10,7 +10,7 @@
 //! | [`AppendEntriesAnswer`] | follower | everything up to its `matched` | |
 //! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
 //! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
-//! | [`Introduce`] | pre-candidate of a group that was just initialized | nothing | [`Introduced`] |
+//! | [`Introduce`] | pre-candidate, to a voter that may be blank | nothing | [`Introduced`] |
 //! | [`Introduced`] | member that took the first configuration | that configuration | |
 //! | [`Stranger`] | any member, to a node it does not know in this incarnation | nothing | |
 
@@ -165,7 +165,7 @@ pub struct ReadIndexAnswer {
 
 /// The first configuration, for a member that has none yet: a node grants no vote before it has
 /// accepted a configuration, so a new group has to be introduced to its members before it can elect
-/// anyone.
+/// anyone, and an old one to a member that no leader has reached yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Introduce {
     /// The entry at index 1, term 0: the same on every node of a cluster.

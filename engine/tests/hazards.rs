@@ -287,6 +287,22 @@ fn the_first_leader_ties_its_electors_to_their_disks() {
     assert!(c.run_until_led(20_000).is_some(), "from now on a majority is enough");
 }
 
+/// A member that the only leader so far did not reach, or whose disk was too slow to keep what it was
+/// sent, has no configuration. It has forgotten nothing: with its vote the others may be enough.
+#[test]
+fn a_member_that_no_leader_reached_is_introduced_by_the_next_candidate() {
+    let mut c = Cluster::with_identities(3);
+    c.hold_disk(3);
+    c.initialize(1);
+    c.run(2_000);
+    assert!(c.leads(1) && c.committed(2) > 1, "two are enough to begin");
+    c.crash(3);
+    c.crash(1);
+    c.restart(3);
+    assert_eq!(c.engine(3).log().last(), LogId::ZERO, "it kept nothing");
+    assert_eq!(c.run_until_led(20_000), Some(2), "two of three, one of them with everything");
+}
+
 /// A script that initializes at every start, on a disk that was wiped: node 3 of the five above is
 /// told to begin a group that nodes 4 and 5 know already.
 #[test]
