@@ -9,18 +9,30 @@
 //! What clients see of a service, simulated or not, can be recorded and judged with [`history`]:
 //! whether every answer was linearizable.
 //!
+//! [`explore()`] runs the world of a seed on either level, and [`minimize()`] makes a failure small.
+//!
 //! The same seed gives the same run to the bit. A failure is reported with the seed; running that
 //! seed again shows the same failure with a readable trace.
 
 pub mod cluster;
 pub mod engines;
+mod explore;
+mod failure;
 pub mod history;
+mod minimize;
+mod reduction;
 mod rng;
+mod sabotage;
 pub mod sequence;
 mod trace;
 
+pub use explore::{Counts, Level, Options, Report, explore};
+pub use failure::{Failure, Steps};
+pub use minimize::minimize;
+pub use reduction::{Outline, Reduction, Trouble};
 pub use rng::Rng;
-pub use trace::{Trace, TraceMode};
+pub use sabotage::Sabotage;
+pub use trace::{Difference, Trace, TraceMode};
 
 /// The guide's test is a test.
 #[cfg(doctest)]

@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 
+use crate::trace::TraceMode;
+
 /// Something that happened, with its place in the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -72,6 +74,15 @@ impl Recorder {
     /// A recorder of the last `keep` events; of 0 it records nothing.
     pub fn new(keep: usize) -> Self {
         Self { keep, events: VecDeque::new() }
+    }
+
+    /// A recorder for a run with such a trace. Longer pictures are not looked at.
+    pub(crate) fn of(trace: TraceMode) -> Self {
+        Self::new(match trace {
+            TraceMode::Off | TraceMode::Hash => 0,
+            TraceMode::Tail(lines) => lines.min(40),
+            TraceMode::Print => 40,
+        })
     }
 
     /// Whether anything is recorded: if not, nobody need put labels together.

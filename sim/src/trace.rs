@@ -61,7 +61,51 @@ impl Trace {
     }
 }
 
+/// Where two runs that should be the same are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The first line that differs, counted from 1.
+    pub line: usize,
+    /// What the first run has there.
+    pub first: String,
+    /// What the second run has there.
+    pub second: String,
+}
+
+impl Difference {
+    /// Compares two traces.
+    pub fn between(first: &[String], second: &[String]) -> Option<Self> {
+        let same = first.iter().zip(second).take_while(|(a, b)| a == b).count();
+        let line =
+            |lines: &[String]| lines.get(same).map_or("(the end)", String::as_str).to_owned();
+        let differ = same < first.len().max(second.len());
+        differ.then(|| Self { line: same + 1, first: line(first), second: line(second) })
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Difference { line, first, second } = self;
+        write!(f, "two runs differ at line {line}:\nfirst:  {first}\nsecond: {second}")
+    }
+}
+
 /// Who reads may have enough of it and close the pipe; the run goes on without.
 fn print_line(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_found() {
+        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let between = |a: &str, b: &str| Difference::between(&lines(a), &lines(b));
+        assert_eq!(between("a b c", "a b c"), None);
+        let difference = between("a b c", "a x c").unwrap();
+        assert_eq!((difference.line, &*difference.first, &*difference.second), (2, "b", "x"));
+        assert_eq!(between("a b", "a").unwrap().second, "(the end)");
+    }
 }

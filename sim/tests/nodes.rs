@@ -1,37 +1,30 @@
 //! The real node in simulated worlds: tasks, log, frames and all.
 
-use quorate::testing::Counter;
-use quorate_sim::TraceMode;
-use quorate_sim::cluster::{Cluster, Plan, Report, Sim, explore};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Runs the world of a seed; of a failure the last lines are shown.
-fn run(seed: u64) -> Result<Report, String> {
-    let (result, trace) = explore(seed, &Plan::from_seed(seed), TraceMode::Tail(80));
-    result.map_err(|e| format!("{e}\n{}", trace.lines().collect::<Vec<_>>().join("\n")))
+use quorate::testing::Counter;
+use quorate_sim::cluster::{Cluster, Sim};
+use quorate_sim::{Counts, Level, Options, Report, Sabotage, TraceMode, explore};
+
+/// Runs the world of a seed; of a failure the last steps are shown.
+fn run(seed: u64, trace: TraceMode) -> Result<Report, String> {
+    let options = Options { trace, ..Options::of(Level::Nodes) };
+    explore(seed, &options).map_err(|failure| failure.in_full())
 }
 
-/// Worlds of every kind of trouble. `QUORATE_SEED` runs one and prints its trace.
+/// Worlds of every kind of trouble.
 #[test]
 fn fixed_seeds_keep_every_promise() {
-    if let Ok(seed) = std::env::var("QUORATE_SEED") {
-        let seed = seed.parse().expect("QUORATE_SEED is a number");
-        let (result, _) = explore(seed, &Plan::from_seed(seed), TraceMode::Print);
-        println!("{:#?}", result.unwrap());
-        return;
-    }
-    let mut total = Report::default();
+    let mut total = Counts::default();
     for seed in 0..100 {
-        let report = run(seed).unwrap_or_else(|failure| panic!("{failure}"));
-        total.acknowledged += report.acknowledged;
-        total.unknown += report.unknown;
-        total.refused += report.refused;
-        total.reads += report.reads;
-        total.faults += report.faults;
-        total.elections += report.elections;
+        let report = run(seed, TraceMode::Tail(80)).unwrap_or_else(|failure| panic!("{failure}"));
+        total.add(&report.counts);
     }
     // A simulation in which nothing happens would pass as well.
-    assert!(total.acknowledged > 10_000 && total.reads > 5_000, "{total:?}");
-    assert!(total.unknown > 100 && total.faults > 1_000 && total.elections > 200, "{total:?}");
+    assert!(total["acknowledged"] > 10_000 && total["reads"] > 5_000, "{total}");
+    assert!(total["unknown"] > 100 && total["elections"] > 200, "{total}");
+    assert!(total["faults"] > 1_000 && total["forgetful"] > 10, "{total}");
 }
 
 /// The same seed gives the same run to the byte.
@@ -39,7 +32,7 @@ fn fixed_seeds_keep_every_promise() {
 fn the_same_seed_gives_the_same_trace() {
     let mut hashes = Vec::new();
     for seed in 0..20 {
-        let hash = || explore(seed, &Plan::from_seed(seed), TraceMode::Hash).1.hash();
+        let hash = || run(seed, TraceMode::Hash).map(|report| report.hash).unwrap();
         let first = hash();
         assert_eq!(first, hash(), "seed {seed} is not deterministic");
         hashes.push(first);
@@ -47,6 +40,26 @@ fn the_same_seed_gives_the_same_trace() {
     hashes.sort_unstable();
     hashes.dedup();
     assert_eq!(hashes.len(), 20, "different seeds, different runs");
+}
+
+/// Bugs of the world around the nodes are seen, with a picture and the command that replays it.
+#[test]
+fn planted_bugs_are_caught() {
+    for (bug, promise) in [
+        (Sabotage::DiskLies, "a node can start from what its disk kept"),
+        (Sabotage::NeverHeals, "the cluster recovers"),
+    ] {
+        let trace = TraceMode::Tail(80);
+        let options = Options { trace, sabotage: Some(bug), ..Options::of(Level::Nodes) };
+        let mut failures = (0..50).filter_map(|seed| explore(seed, &options).err());
+        let failure = failures.find(|failure| failure.promise == promise);
+        let failure = failure.unwrap_or_else(|| panic!("{} is not seen", bug.name()));
+        let replay = format!("--seed {} --level nodes --plant {}", failure.seed, bug.name());
+        assert!(failure.replay.ends_with(&replay), "{}", failure.replay);
+        let picture = failure.steps.sequence.to_text();
+        assert!(picture.starts_with("     time ms  1"), "{}", failure.in_full());
+        assert!(picture.contains(promise), "{}", failure.in_full());
+    }
 }
 
 /// A test that fails names its seed; a promise that breaks is named first.
@@ -60,6 +73,21 @@ fn failures_are_told_with_their_seed() {
         panic!("this is a consequence");
     });
     assert_eq!(failure.unwrap_err().promise, "arithmetic");
+}
+
+/// A test that is not the same every time is told where it is not.
+#[test]
+fn what_is_not_deterministic_is_told() {
+    let calls = AtomicU64::new(0);
+    let check = AssertUnwindSafe(|| {
+        Sim::check(3..4, async |sim: Sim| {
+            sim.say(0, format_args!("once"));
+            sim.say(0, format_args!("call {}", calls.fetch_add(1, Ordering::Relaxed)));
+        });
+    });
+    let panic = catch_unwind(check).unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.starts_with("seed 3: two runs differ at line 2:"), "{text}");
 }
 
 /// A test that waits for something that never happens fails instead of hanging.

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use quorate_sim::TraceMode;
-use quorate_sim::engines::{Reduction, Statistics};
 use serde::Serialize;
 
 use crate::options::Run;
-use crate::{Ended, level, report, stop};
+use crate::{Ended, report, simulate, stop};
 
 /// Each round runs the seeds from 0 up to this.
 const SEEDS: u64 = 100;
@@ -26,17 +25,17 @@ pub(crate) fn bench(run: &Run) -> Ended {
     let end = Instant::now() + run.time.unwrap_or(Duration::from_secs(10));
     let mut rounds = Vec::new();
     while rounds.is_empty() || (Instant::now() < end && !stop::is_asked_for()) {
-        let (began, mut total) = (Instant::now(), Statistics::default());
+        let (began, mut steps) = (Instant::now(), 0);
         for seed in 0..SEEDS {
-            match level::explore(run, seed, &Reduction::default(), TraceMode::Off) {
-                Ok(report) => total.add(&report.statistics),
+            match simulate::explore(seed, &run.options(TraceMode::Off)) {
+                Ok(report) => steps += report.counts["steps"],
                 Err(failure) => {
                     report::failure(&failure);
                     return Ended::Broken;
                 }
             }
         }
-        rounds.push((total.steps as f64 / began.elapsed().as_secs_f64()) as u64);
+        rounds.push((steps as f64 / began.elapsed().as_secs_f64()) as u64);
     }
     rounds.sort_unstable();
     let (median, best) = (rounds[rounds.len() / 2], rounds[rounds.len() - 1]);

@@ -1,10 +1,10 @@
 //! `simulate`: seeds in, broken promises out.
 
 mod bench;
-mod level;
 mod options;
 mod replay;
 mod report;
+mod simulate;
 mod stop;
 mod sweep;
 
@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     let Simulate { command: Command::Run(run) } = Simulate::parse();
     stop::listen();
     stop::keep_simulated_panics_quiet();
-    let ended = if run.bench {
+    let ended = if let Some(text) = run.contradiction() {
+        Ended::Unusable(text)
+    } else if run.bench {
         bench::bench(&run)
     } else if let Some(seed) = run.seed {
         replay::replay(seed, &run)

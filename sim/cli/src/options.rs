@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_sim::engines::{Reduction, Sabotage, Trouble};
+use quorate_sim::{Options, Reduction, Sabotage, TraceMode, Trouble};
 
 /// Simulated clusters under seeded faults, with every promise of Raft checked.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
 pub(crate) enum Level {
     /// The protocol alone, in a world of its own
     Engines,
+    /// The real node with its tasks, its log and its frames
+    Nodes,
 }
 
 #[derive(Args)]
@@ -59,9 +61,9 @@ pub(crate) struct Run {
     /// Run each seed twice and compare the traces, line by line where they differ
     #[arg(long, conflicts_with_all = ["bench", "minimize"])]
     pub(crate) twice: bool,
-    /// Plant a bug in the world around the engines, to see a failure: disk-lies, vote-forgotten,
-    /// acknowledged-early, acknowledgements-altered, votes-altered, reads-unconfirmed,
-    /// writes-reordered, sync-ignored, applied-early, never-heals
+    /// Plant a bug in the world around, to see a failure: disk-lies and never-heals on both levels,
+    /// vote-forgotten, acknowledged-early, acknowledgements-altered, votes-altered,
+    /// reads-unconfirmed, writes-reordered, sync-ignored and applied-early around engines
     #[arg(long, value_name = "BUG", conflicts_with = "bench")]
     pub(crate) plant: Option<Sabotage>,
     /// Print the results as one object, without the trace
@@ -74,8 +76,8 @@ pub(crate) struct Run {
     /// Only these entries of the seed's schedule of faults; `none` for none
     #[arg(long, value_name = "N,..", value_parser = entries, conflicts_with_all = ["seeds", "random", "bench"])]
     pub(crate) faults: Option<Entries>,
-    /// Leave out what goes wrong all the time: drop, duplicate, delay, straggle, reorder, skew,
-    /// sync, window, beginnings
+    /// Leave out what goes wrong all the time: drop, duplicate, delay, straggle, reorder, damage,
+    /// skew, sync, window, beginnings
     #[arg(long, value_name = "WHAT,..", value_delimiter = ',', conflicts_with_all = ["seeds", "random", "bench"])]
     pub(crate) calm: Vec<Trouble>,
     /// Only the first so many nodes
@@ -87,13 +89,31 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// What is left out of the seed's plan.
-    pub(crate) fn reduction(&self) -> Reduction {
-        Reduction {
-            faults: self.faults.clone().map(|entries| entries.0),
-            calm: self.calm.clone(),
-            nodes: self.nodes,
-            millis: self.millis,
+    /// What the flags say together that makes no sense.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let level = self.options(TraceMode::Off).level;
+        if self.bench && self.level != Level::Engines {
+            return Some("--bench counts steps of engines; leave out --level".into());
+        }
+        let bug = self.plant.filter(|bug| !bug.acts_on(level))?;
+        Some(format!("{} is a bug around engines; leave out --level", bug.name()))
+    }
+
+    /// How a seed is run.
+    pub(crate) fn options(&self, trace: TraceMode) -> Options {
+        Options {
+            level: match self.level {
+                Level::Engines => quorate_sim::Level::Engines,
+                Level::Nodes => quorate_sim::Level::Nodes,
+            },
+            reduction: Reduction {
+                faults: self.faults.clone().map(|entries| entries.0),
+                calm: self.calm.clone(),
+                nodes: self.nodes,
+                millis: self.millis,
+            },
+            trace,
+            sabotage: self.plant,
         }
     }
 }

@@ -1,13 +1,12 @@
 //! One seed: with its trace, twice, or made small.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::TraceMode;
-use quorate_sim::engines::{Failure, Report};
+use quorate_sim::{Counts, Difference, Failure, Options, Report, TraceMode};
 use serde::Serialize;
 
 use crate::options::Run;
-use crate::report::{self, Broken, Counts};
-use crate::{Ended, level, stop};
+use crate::report::{self, Broken};
+use crate::{Ended, simulate, stop};
 
 /// Lines of the trace that a failure brings with it.
 pub(crate) const LAST_LINES: usize = 60;
@@ -18,35 +17,38 @@ struct Replayed {
     seed: u64,
     hash: Option<String>,
     failure: Option<Broken>,
-    counts: Option<Counts>,
+    counts: Option<Whole>,
 }
+
+/// How much happened.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Whole(#[serde(serialize_with = "report::counts")] Counts);
 
 /// Runs one seed.
 pub(crate) fn replay(seed: u64, run: &Run) -> Ended {
-    let reduction = run.reduction();
     if run.twice {
         return twice(seed, run);
     }
     // While it is made small, and for JSON, the trace would be in the way.
     let quiet = run.json || run.minimize;
     let mode = if quiet { TraceMode::Tail(LAST_LINES) } else { TraceMode::Print };
-    match level::explore(run, seed, &reduction, mode) {
-        Ok(Report { statistics, hash, .. }) => {
+    let options = run.options(mode);
+    match simulate::explore(seed, &options) {
+        Ok(Report { counts, hash, .. }) => {
             if run.json {
-                let counts = Some(statistics.into());
-                report::json(&Replayed { seed, hash: hex(hash), failure: None, counts });
+                let (hash, counts) = (Some(format!("{hash:016x}")), Some(Whole(counts)));
+                report::json(&Replayed { seed, hash, failure: None, counts });
             } else {
-                report::line(format_args!(
-                    "seed {seed} keeps every promise: {}",
-                    report::text(&statistics)
-                ));
+                report::line(format_args!("seed {seed} keeps every promise: {counts}"));
             }
             Ended::Well
         }
         Err(failure) => {
-            let failure = if run.minimize { minimized(failure, run) } else { failure };
+            let (failure, options) =
+                if run.minimize { minimized(&failure, &options) } else { (failure, options) };
             if run.json {
-                let broken = Some(Broken::from(&failure));
+                let broken = Some(Broken::new(&failure, &options));
                 report::json(&Replayed { seed, hash: None, failure: broken, counts: None });
             } else {
                 report::failure(&failure);
@@ -56,33 +58,30 @@ pub(crate) fn replay(seed: u64, run: &Run) -> Ended {
     }
 }
 
-fn hex(hash: u64) -> Option<String> {
-    Some(format!("{hash:016x}"))
-}
-
-/// The failure made small, with its last steps.
-pub(crate) fn minimized(failure: Failure, run: &Run) -> Failure {
+/// The failure made small, with its last steps, and how it was found.
+pub(crate) fn minimized(failure: &Failure, options: &Options) -> (Failure, Options) {
     let bar = ProgressBar::new_spinner();
     bar.set_style(
         ProgressStyle::with_template("{spinner} {pos} tries, {msg}").expect("a valid template"),
     );
-    let small = level::minimize(run, &failure, &mut |best| {
+    let quick = Options { trace: TraceMode::Off, ..options.clone() };
+    let (small, options) = simulate::minimize(failure, &quick, &mut |left| {
         bar.inc(1);
-        let faults = best.reduction.faults.as_ref().map_or("all".into(), |f| f.len().to_string());
+        let faults = left.faults.as_ref().map_or("all".into(), |f| f.len().to_string());
         bar.set_message(format!("{faults} faults left"));
         !stop::is_asked_for()
     });
     bar.finish_and_clear();
-    with_last_steps(small, run)
+    (with_last_steps(small, &options), options)
 }
 
 /// The same failure once more, with what led to it.
-pub(crate) fn with_last_steps(failure: Failure, run: &Run) -> Failure {
-    let mode = TraceMode::Tail(LAST_LINES);
-    match level::explore(run, failure.seed, &failure.reduction, mode) {
+pub(crate) fn with_last_steps(failure: Failure, options: &Options) -> Failure {
+    let options = Options { trace: TraceMode::Tail(LAST_LINES), ..options.clone() };
+    match simulate::explore(failure.seed, &options) {
         Err(again) => again,
         Ok(_) => Failure {
-            promise: "the same seed is the same run",
+            promise: "the same seed is the same run".into(),
             what: format!("once \"{}: {}\", then nothing", failure.promise, failure.what),
             ..failure
         },
@@ -91,26 +90,21 @@ pub(crate) fn with_last_steps(failure: Failure, run: &Run) -> Failure {
 
 /// Runs a seed twice. If the runs differ: the first line where they do.
 fn twice(seed: u64, run: &Run) -> Ended {
-    let reduction = run.reduction();
-    let trace = || match level::explore(run, seed, &reduction, TraceMode::Tail(usize::MAX)) {
+    let options = run.options(TraceMode::Tail(usize::MAX));
+    let trace = || match simulate::explore(seed, &options) {
         Ok(report) => report.trace,
-        Err(failure) => failure.trace,
+        Err(failure) => failure.steps.trace,
     };
-    let (first, second) = (trace(), trace());
-    let same = first.iter().zip(&second).take_while(|(a, b)| a == b).count();
-    let differs = same < first.len() || same < second.len();
+    let first = trace();
+    let difference = Difference::between(&first, &trace());
+    let lines = first.len();
     if run.json {
-        let line = differs.then_some(same + 1);
-        report::json(
-            &serde_json::json!({ "seed": seed, "lines": first.len(), "differs_at": line }),
-        );
-    } else if differs {
-        let line =
-            |lines: &[String]| lines.get(same).map_or("(the end)", String::as_str).to_owned();
-        report::line(format_args!("seed {seed}: two runs differ at line {}:", same + 1));
-        report::line(format_args!("first:  {}\nsecond: {}", line(&first), line(&second)));
+        let line = difference.as_ref().map(|difference| difference.line);
+        report::json(&serde_json::json!({ "seed": seed, "lines": lines, "differs_at": line }));
+    } else if let Some(difference) = &difference {
+        report::line(format_args!("seed {seed}: {difference}"));
     } else {
-        report::line(format_args!("seed {seed}: two runs are the same, {same} lines"));
+        report::line(format_args!("seed {seed}: two runs are the same, {lines} lines"));
     }
-    if differs { Ended::Broken } else { Ended::Well }
+    if difference.is_some() { Ended::Broken } else { Ended::Well }
 }

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
-use quorate_sim::engines::{Failure, Plan, Statistics};
-use serde::Serialize;
+use quorate_sim::{Counts, Failure, Options};
+use serde::{Serialize, Serializer};
 
 use crate::Ended;
 
@@ -14,7 +14,7 @@ use crate::Ended;
 pub(crate) struct Broken {
     seed: u64,
     after_ms: u64,
-    promise: &'static str,
+    promise: String,
     what: String,
     /// The command that shows it again.
     replay: String,
@@ -23,51 +23,25 @@ pub(crate) struct Broken {
     faults_of_seed: usize,
 }
 
-impl From<&Failure> for Broken {
-    fn from(failure: &Failure) -> Self {
-        let of_seed = Plan::from_seed(failure.seed).faults.len();
+impl Broken {
+    /// A failure that was found under `options`.
+    pub(crate) fn new(failure: &Failure, options: &Options) -> Self {
+        let of_seed = options.outline(failure.seed).faults;
         Self {
             seed: failure.seed,
-            after_ms: failure.at / 1_000_000,
-            promise: failure.promise,
+            after_ms: failure.at.as_millis() as u64,
+            promise: failure.promise.clone(),
             what: failure.what.clone(),
-            replay: failure.replay(),
-            faults: failure.reduction.faults.as_ref().map_or(of_seed, Vec::len),
+            replay: failure.replay.clone(),
+            faults: options.reduction.faults.as_ref().map_or(of_seed, Vec::len),
             faults_of_seed: of_seed,
         }
     }
 }
 
-/// How much happened, under the names of [`Statistics`].
-#[derive(Serialize)]
-pub(crate) struct Counts {
-    steps: u64,
-    elections: u64,
-    acknowledged: u64,
-    overwritten: u64,
-    reads: u64,
-    faults: u64,
-    crashes: u64,
-    lost_writes: u64,
-    forgetful: u64,
-    refused: u64,
-}
-
-impl From<Statistics> for Counts {
-    fn from(s: Statistics) -> Self {
-        Self {
-            steps: s.steps,
-            elections: s.elections,
-            acknowledged: s.acknowledged,
-            overwritten: s.overwritten,
-            reads: s.reads,
-            faults: s.faults,
-            crashes: s.crashes,
-            lost_writes: s.lost_writes,
-            forgetful: s.forgetful,
-            refused: s.refused,
-        }
-    }
+/// Counts, as one object.
+pub(crate) fn counts<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(counts.iter())
 }
 
 /// Prints a line. Who reads may have enough and close the pipe: the exit code still tells.
@@ -80,31 +54,15 @@ pub(crate) fn json(value: &impl Serialize) {
     line(serde_json::to_string(value).expect("numbers and strings are JSON"));
 }
 
-/// Says what a run came to.
-pub(crate) fn text(s: &Statistics) -> String {
-    format!(
-        "{} steps, {} elections, {} writes acknowledged, {} overwritten, {} reads, {} faults, \
-         {} crashes, {} disks that forgot",
-        s.steps,
-        s.elections,
-        s.acknowledged,
-        s.overwritten,
-        s.reads,
-        s.faults,
-        s.crashes,
-        s.forgetful
-    )
-}
-
 /// Shows a failure: the last steps, what is broken, the command that shows it again.
 pub(crate) fn failure(failure: &Failure) {
-    line(failure.sequence.to_text() + &failure.to_string());
+    line(failure.steps.sequence.to_text() + &failure.to_string());
 }
 
 /// Writes the picture, if one was asked for.
 pub(crate) fn svg(failure: &Failure, file: Option<&Path>) -> Option<Ended> {
     let file = file?;
-    let written = std::fs::write(file, failure.sequence.to_svg());
+    let written = std::fs::write(file, failure.steps.sequence.to_svg());
     let told = |e| {
         format!("the picture can't be written to {}: {e}; choose another --svg", file.display())
     };

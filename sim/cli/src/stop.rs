@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::level::SIMULATING;
+use crate::simulate::SIMULATING;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 

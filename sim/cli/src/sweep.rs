@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::TraceMode;
-use quorate_sim::engines::{Failure, Reduction, Statistics};
+use quorate_sim::{Counts, Failure, Options, TraceMode};
 use serde::Serialize;
 
 use crate::options::Run;
-use crate::report::{self, Broken, Counts};
-use crate::{Ended, level, replay, stop};
+use crate::report::{self, Broken};
+use crate::{Ended, replay, simulate, stop};
 
 /// Many seeds, as JSON.
 #[derive(Serialize)]
@@ -22,6 +21,7 @@ struct Swept {
     to: u64,
     ran: u64,
     seconds: f64,
+    #[serde(serialize_with = "report::counts")]
     counts: Counts,
     failure: Option<Broken>,
 }
@@ -46,8 +46,10 @@ pub(crate) fn sweep(run: &Run) -> Ended {
             .expect("a valid template"),
     );
     let began = Instant::now();
+    let mode = if run.twice { TraceMode::Hash } else { TraceMode::Off };
     let swept = Sweep {
-        run,
+        options: run.options(mode),
+        twice: run.twice,
         next: AtomicU64::new(from),
         to,
         end: run.time.map(|time| began + time),
@@ -60,58 +62,44 @@ pub(crate) fn sweep(run: &Run) -> Ended {
         }
     });
     bar.finish_and_clear();
-    let Results { ran, statistics, failure } =
+    let Results { ran, counts, failure } =
         swept.results.into_inner().expect("no worker panics with it");
     // Every smaller seed was begun before and has ended: the first failure is always the same one.
     let failure = failure.map(|failure| {
         if run.twice {
-            failure
+            (failure, swept.options)
         } else if run.minimize {
-            replay::minimized(failure, run)
+            replay::minimized(&failure, &swept.options)
         } else {
-            replay::with_last_steps(failure, run)
+            (replay::with_last_steps(failure, &swept.options), swept.options)
         }
     });
-    say(run, from..to, ran, began.elapsed(), statistics, failure.as_ref());
+    let seconds = began.elapsed().as_secs_f64();
+    if run.json {
+        let failure = failure.as_ref().map(|(failure, options)| Broken::new(failure, options));
+        report::json(&Swept { from, to, ran, seconds, counts, failure });
+    } else {
+        let kept = if failure.is_some() { "ran until one failed" } else { "keep every promise" };
+        let of = if failure.is_none() && ran < to - from {
+            format!(" of {}", to - from)
+        } else {
+            String::new()
+        };
+        if let Some((failure, _)) = &failure {
+            report::failure(failure);
+        }
+        report::line(format_args!("{ran}{of} seeds from {from} {kept}, {seconds:.1} s: {counts}"));
+    }
     match failure {
-        Some(failure) => report::svg(&failure, run.svg.as_deref()).unwrap_or(Ended::Broken),
+        Some((failure, _)) => report::svg(&failure, run.svg.as_deref()).unwrap_or(Ended::Broken),
         None => Ended::Well,
     }
 }
 
-fn say(
-    run: &Run,
-    seeds: Range<u64>,
-    ran: u64,
-    took: Duration,
-    statistics: Statistics,
-    failure: Option<&Failure>,
-) {
-    let seconds = took.as_secs_f64();
-    let Range { start: from, end: to } = seeds;
-    if run.json {
-        let failure = failure.map(Broken::from);
-        report::json(&Swept { from, to, ran, seconds, counts: statistics.into(), failure });
-        return;
-    }
-    if let Some(failure) = failure {
-        report::failure(failure);
-    }
-    let kept = if failure.is_some() { "ran until one failed" } else { "keep every promise" };
-    let all = if failure.is_none() && ran < to - from {
-        format!(" of {}", to - from)
-    } else {
-        String::new()
-    };
-    report::line(format_args!(
-        "{ran}{all} seeds from {from} {kept}, {seconds:.1} s: {}",
-        report::text(&statistics)
-    ));
-}
-
 /// What the workers share.
-struct Sweep<'a> {
-    run: &'a Run,
+struct Sweep {
+    options: Options,
+    twice: bool,
     next: AtomicU64,
     to: u64,
     end: Option<Instant>,
@@ -121,12 +109,12 @@ struct Sweep<'a> {
 #[derive(Default)]
 struct Results {
     ran: u64,
-    statistics: Statistics,
+    counts: Counts,
     /// The failure of the smallest seed.
     failure: Option<Failure>,
 }
 
-impl Sweep<'_> {
+impl Sweep {
     fn work(&self, bar: &ProgressBar) {
         loop {
             let over = self.end.is_some_and(|end| Instant::now() >= end);
@@ -142,7 +130,7 @@ impl Sweep<'_> {
             let mut results = self.results.lock().expect("no worker panics with it");
             results.ran += 1;
             match ended {
-                Ok(statistics) => results.statistics.add(&statistics),
+                Ok(counts) => results.counts.add(&counts),
                 Err(failure) => {
                     if results.failure.as_ref().is_none_or(|first| failure.seed < first.seed) {
                         results.failure = Some(failure);
@@ -152,25 +140,18 @@ impl Sweep<'_> {
         }
     }
 
-    fn one(&self, seed: u64) -> Result<Statistics, Failure> {
-        let whole = Reduction::default();
-        let mode = if self.run.twice { TraceMode::Hash } else { TraceMode::Off };
-        let report = level::explore(self.run, seed, &whole, mode)?;
-        if self.run.twice {
-            let again = level::explore(self.run, seed, &whole, mode)?;
-            if again.hash != report.hash {
-                return Err(Failure {
-                    seed,
-                    at: 0,
-                    promise: "the same seed is the same run",
-                    what: format!("see simulate run --seed {seed} --twice"),
-                    reduction: Box::default(),
-                    planted: self.run.plant,
-                    trace: Vec::new(),
-                    sequence: quorate_sim::sequence::Sequence::default(),
-                });
-            }
+    fn one(&self, seed: u64) -> Result<Counts, Failure> {
+        let report = simulate::explore(seed, &self.options)?;
+        if self.twice && simulate::explore(seed, &self.options)?.hash != report.hash {
+            return Err(Failure {
+                seed,
+                at: Duration::ZERO,
+                promise: "the same seed is the same run".into(),
+                what: "a second run had another trace".into(),
+                replay: self.options.command(seed) + " --twice",
+                steps: Box::default(),
+            });
         }
-        Ok(report.statistics)
+        Ok(report.counts)
     }
 }

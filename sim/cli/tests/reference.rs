@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use quorate_sim::engines::{Sabotage, Trouble};
+use quorate_sim::{Sabotage, Trouble};
 
 const REFERENCE: &str = "../../docs/reference.md";
 

@@ -88,8 +88,37 @@ fn a_broken_promise_ends_with_1_a_picture_and_the_command_that_shows_it_again() 
 }
 
 #[test]
+fn nodes_are_simulated_as_well() {
+    let output = simulate("--level nodes --seeds 3..6 --json");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        keys(&json(&output)["counts"]),
+        [
+            "acknowledged",
+            "elections",
+            "faults",
+            "forgetful",
+            "reads",
+            "refused",
+            "simulated_ms",
+            "unknown"
+        ]
+    );
+    let once = simulate("--level nodes --seed 5");
+    assert_eq!(once.status.code(), Some(0));
+    assert!(stdout(&once).lines().count() > 100, "with a trace");
+    assert_eq!(stdout(&once), stdout(&simulate("--level nodes --seed 5")));
+    assert!(stdout(&simulate("--level nodes --seed 5 --twice")).contains("two runs are the same"));
+}
+
+#[test]
 fn a_minimized_failure_replays_from_its_flags() {
-    let output = simulate("--seeds 0..60 --plant sync-ignored --minimize --json");
+    minimized("--seeds 0..60 --plant sync-ignored");
+    minimized("--level nodes --seeds 0..60 --plant disk-lies");
+}
+
+fn minimized(arguments: &str) {
+    let output = simulate(&format!("{arguments} --minimize --json"));
     assert_eq!(output.status.code(), Some(1));
     let failure = &json(&output)["failure"];
     assert_eq!(keys(failure), FAILURE);
@@ -132,6 +161,8 @@ fn wrong_usage_ends_with_2_and_says_what_to_do() {
         "--seed 1 --calm rain",
         "--seed 1 --plant daisies",
         "--level moon --seed 1",
+        "--level nodes --bench",
+        "--level nodes --seed 1 --plant votes-altered",
         "--seeds 1..2 --for never",
         "--seeds 0..50 --plant disk-lies --svg /no/such/directory/steps.svg",
     ] {

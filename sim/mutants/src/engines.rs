@@ -25,5 +25,5 @@ pub(crate) fn lost_disk(seed: u64) -> Plan {
 /// One world from its beginning to its recovery.
 pub(crate) fn run(seed: u64, plan: Plan) -> Result<(), Caught> {
     let ended = World::new(seed, plan).run_to_the_end();
-    ended.map_err(|failure| Caught { by: failure.promise.into(), what: failure.what })
+    ended.map_err(|failure| Caught { by: failure.promise, what: failure.what })
 }

@@ -111,7 +111,7 @@ impl SimDisk {
             loop {
                 if self.files.crashes() != life {
                     self.sim
-                        .say(self.node, format_args!("the power goes in the middle of a write"));
+                        .note(self.node, format_args!("the power goes in the middle of a write"));
                     cut();
                     return;
                 }

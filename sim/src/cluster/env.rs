@@ -14,8 +14,9 @@ use quorate_engine::Instant;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::cluster::sim::{Sim, lock, panic_text};
+use crate::cluster::sim::{Sim, lock};
 use crate::engines::Clock;
+use crate::failure::panic_text;
 use crate::rng::Rng;
 
 /// A machine's clock: goes on through crashes.

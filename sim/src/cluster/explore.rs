@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::{Config, NodeId, Raft};
+use quorate::{NodeId, Raft};
 
-use crate::cluster::faults::Fault;
+use crate::cluster::plan::Plan;
 use crate::cluster::registers::{Command, Ledger, Operation, Store};
-use crate::cluster::sim::{Failure, Sim, lock};
-use crate::cluster::{CRASHED, Cluster, ClusterOptions};
-use crate::engines::{Clock, Weather};
+use crate::cluster::sim::{Sim, lock};
+use crate::cluster::{CRASHED, Cluster};
+use crate::explore::{Counts, Options, Report};
+use crate::failure::Failure;
 use crate::history::linearizability::check;
 use crate::history::registers::{Input, Output, Registers};
 use crate::history::{History, Outcome};
 use crate::rng::Rng;
-use crate::trace::{Trace, TraceMode};
+use crate::sabotage::Sabotage;
 
 /// A client gives up on a call after this, whatever the node says.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -25,89 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Between two attempts at the end.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The circumstances that a seed stands for.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The machines.
-    pub cluster: ClusterOptions,
-    /// Of a thousand sends, how many have a bit flipped on the way.
-    pub damage: u64,
-    /// How many clients.
-    pub clients: u64,
-    /// How many registers.
-    pub keys: u8,
-    /// How many calls a client makes at most: judging a history takes more than its length.
-    pub calls: u64,
-    /// The longest pause of a client between two calls.
-    pub think: Duration,
-    /// How long faults and load last.
-    pub duration: Duration,
-    /// What goes wrong, and when, in order.
-    pub schedule: Vec<(Duration, Fault)>,
-}
-
-impl Plan {
-    /// The circumstances of `seed`.
-    pub fn from_seed(seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ 0x006E_6F64_6573);
-        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]);
-        let mut cluster = ClusterOptions::new(nodes);
-        cluster.config = if rng.chance(500) { Config::fast_network() } else { Config::default() };
-        let config = &mut cluster.config;
-        config.write_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
-        config.read_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
-        // Small limits meet full windows, logs that are read back, and answers of Overloaded.
-        config.tail_bytes = rng.pick(&[1, 500, 1 << 20]);
-        config.apply_bytes = rng.pick(&[1, 300, 1 << 20]);
-        config.append_bytes = rng.pick(&[100, 1_000, 256 << 10]);
-        config.window_bytes = rng.pick(&[100, 2_000, 8 << 20]);
-        config.uncommitted_bytes = rng.pick(&[2_000, 64 << 20]);
-        cluster.segment_bytes = rng.pick(&[8 << 10, 32 << 10, 256 << 10]);
-        let millis = Duration::from_millis;
-        let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
-        cluster.sync = (millis(shortest), millis(longest));
-        if rng.chance(400) {
-            let skewed = |rng: &mut Rng| Clock::new(rng.between(800, 1250), 0);
-            cluster.clocks = (1..=nodes).map(|id| (id, skewed(&mut rng))).collect();
-        }
-        if rng.chance(700) {
-            cluster.weather = Weather {
-                drop: rng.pick(&[0, 0, 10, 50, 200]),
-                duplicate: rng.pick(&[0, 10, 100]),
-                delay_min_us: rng.pick(&[0, 500]),
-                delay_max_us: rng.pick(&[1_000, 5_000, 20_000, 60_000]),
-                straggle: rng.pick(&[0, 10, 50]),
-                reorder: rng.chance(500),
-            };
-        }
-        let damage = rng.pick(&[0, 0, 5, 30]);
-        let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
-        // Some worlds have a few kinds of faults only, and those often.
-        let kinds = if rng.chance(300) { u32::MAX } else { rng.number() as u32 };
-        let every_ms = rng.pick(&[40, 200, 800]);
-        let mut schedule = Vec::new();
-        let mut at = millis(rng.below(1_000));
-        while at < duration {
-            schedule.extend(Fault::draw(&mut rng, nodes, kinds).map(|fault| (at, fault)));
-            at += millis(rng.between(1, 2 * every_ms));
-        }
-        let clients = rng.pick(&[1, 3, 6]);
-        Self {
-            cluster,
-            damage,
-            clients,
-            calls: 1_500 / clients,
-            keys: rng.pick(&[1, 2, 4]),
-            think: millis(rng.pick(&[2, 10, 50])),
-            duration,
-            schedule,
-        }
-    }
-}
-
 /// How much happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct Statistics {
+    /// Terms that had a leader.
+    pub elections: u64,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
     /// Writes of unknown outcome.
@@ -116,32 +39,48 @@ pub struct Report {
     pub refused: u64,
     /// Linearizable reads.
     pub reads: u64,
-    /// Faults of the schedule.
+    /// Faults of the schedule that struck.
     pub faults: u64,
-    /// Terms that had a leader.
-    pub elections: u64,
+    /// Disks that forgot what they had synced.
+    pub forgetful: u64,
     /// Simulated time.
-    pub simulated: Duration,
+    pub simulated_ms: u64,
 }
 
-/// Runs the world of `seed`: load and faults, then everything heals, and every promise is checked.
-/// `plan` is usually [`Plan::from_seed`].
+impl From<Statistics> for Counts {
+    fn from(s: Statistics) -> Self {
+        Counts::new([
+            ("elections", s.elections),
+            ("acknowledged", s.acknowledged),
+            ("unknown", s.unknown),
+            ("refused", s.refused),
+            ("reads", s.reads),
+            ("faults", s.faults),
+            ("forgetful", s.forgetful),
+            ("simulated_ms", s.simulated_ms),
+        ])
+    }
+}
+
+/// Runs the world of a seed: load and faults, then everything heals, and every promise is checked.
 ///
 /// # Errors
 /// The first broken promise.
-pub fn explore(seed: u64, plan: &Plan, mode: TraceMode) -> (Result<Report, Failure>, Trace) {
-    Sim::run_traced(seed, mode, async |sim: Sim| {
+pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
+    let mut plan = Plan::from_seed(seed);
+    plan.reduce(&options.reduction);
+    let (ended, trace) = Sim::run_traced(seed, options.trace, async |sim: Sim| {
         let ledger = Ledger::default();
         let (world, entries) = (sim.clone(), ledger.clone());
         let store = move |node| Store::new(world.clone(), node, entries.clone());
-        let cluster = Cluster::with(&sim, plan.cluster.clone(), store);
         let run = Run {
-            cluster,
+            cluster: Cluster::with(&sim, plan.cluster.clone(), store),
             ledger,
             history: History::with_clock({
                 let sim = sim.clone();
                 move || sim.elapsed()
             }),
+            sabotage: options.sabotage,
             numbers: AtomicU64::new(0),
             outcomes: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -150,7 +89,12 @@ pub fn explore(seed: u64, plan: &Plan, mode: TraceMode) -> (Result<Report, Failu
             think: plan.think,
             sim,
         };
-        Arc::new(run).go(plan).await
+        Arc::new(run).go(&plan).await
+    });
+    Ok(Report {
+        counts: ended?.into(),
+        hash: trace.hash(),
+        trace: trace.lines().map(str::to_owned).collect(),
     })
 }
 
@@ -169,6 +113,7 @@ struct Run {
     cluster: Cluster<Store>,
     ledger: Ledger,
     history: Calls,
+    sabotage: Option<Sabotage>,
     numbers: AtomicU64,
     outcomes: Mutex<BTreeMap<u64, Fate>>,
     stop: AtomicBool,
@@ -179,7 +124,7 @@ struct Run {
 }
 
 impl Run {
-    async fn go(self: Arc<Self>, plan: &Plan) -> Report {
+    async fn go(self: Arc<Self>, plan: &Plan) -> Statistics {
         self.cluster.set_weather(plan.cluster.weather, plan.damage);
         for id in self.cluster.ids() {
             self.start(id, self.cluster.restart(id).await);
@@ -188,14 +133,21 @@ impl Run {
         let clients: Vec<_> = (1..=plan.clients)
             .map(|client| self.sim.spawn(self.clone().client(client, plan.calls, self.sim.rng())))
             .collect();
-        let mut faults = Vec::new();
-        for (at, fault) in &plan.schedule {
+        let (mut faults, nodes) = (Vec::new(), plan.cluster.nodes);
+        for (entry, (at, fault)) in plan.schedule.iter().enumerate() {
+            let misses = fault.node().is_some_and(|node| node > nodes);
+            if plan.left_out.contains(&entry) || *at >= plan.duration || misses {
+                continue;
+            }
             self.sim.sleep(at.saturating_sub(self.sim.elapsed())).await;
+            if self.sabotage == Some(Sabotage::DiskLies) && faults.is_empty() {
+                self.cluster.ids().into_iter().for_each(|id| self.cluster.disk_lies(id));
+            }
             self.look_at_nodes();
             if self.sim.has_failed() {
                 break;
             }
-            self.sim.say(0, format_args!("fault: {fault}"));
+            self.sim.note(0, format_args!("fault {entry}: {fault}"));
             lock(&self.hurt).extend(fault.hurts_disk_of());
             let (run, fault) = (self.clone(), *fault);
             faults.push(self.sim.spawn(async move {
@@ -205,10 +157,11 @@ impl Run {
                 }
             }));
         }
+        let struck = faults.len() as u64;
         let until = if self.sim.has_failed() { Duration::ZERO } else { plan.duration };
         self.sim.sleep(until.saturating_sub(self.sim.elapsed())).await;
         self.stop.store(true, Ordering::Relaxed);
-        self.sim.say(0, format_args!("the faults end"));
+        self.sim.note(0, format_args!("the faults end"));
         // What hangs is released before what waits for it is waited for.
         self.cluster.heal_everything().await;
         for fault in faults {
@@ -218,12 +171,15 @@ impl Run {
             drop(client.await);
         }
         self.look_at_nodes();
+        if self.sabotage == Some(Sabotage::NeverHeals) {
+            self.cluster.ids().into_iter().for_each(|id| self.cluster.isolate(id));
+        }
         // A log that failed in a quiet moment stops its node at the next write, maybe only now.
         let operator = self.sim.spawn(self.clone().keep_up());
         self.recovers(plan).await;
         operator.abort();
         self.check();
-        self.report(plan)
+        self.statistics(struck)
     }
 
     /// A start that fails, where the disk was never hurt, is a broken promise.
@@ -319,7 +275,7 @@ impl Run {
     /// What every operator does: starts again what is down.
     async fn keep_up(self: Arc<Self>) {
         loop {
-            for id in self.cluster.ids() {
+            for id in self.cluster.members() {
                 self.start(id, self.cluster.restart(id).await);
             }
             self.sim.sleep(Duration::from_millis(100)).await;
@@ -337,7 +293,7 @@ impl Run {
         // A lane may still wait for a connection that broke before: what certainly was not done is
         // tried again, for the same bound.
         let end = self.sim.elapsed() + bound;
-        for id in self.cluster.ids() {
+        for id in self.cluster.members() {
             while !self.writes(id).await {
                 if self.sim.elapsed() > end {
                     return self.sim.fail(PROMISE, format!("no write at node {id}"));
@@ -389,7 +345,7 @@ impl Run {
         }
     }
 
-    fn report(&self, plan: &Plan) -> Report {
+    fn statistics(&self, faults: u64) -> Statistics {
         let outcomes = lock(&self.outcomes);
         let count = |fate| outcomes.values().filter(|f| **f == fate).count() as u64;
         let reads = self
@@ -397,14 +353,15 @@ impl Run {
             .operations()
             .into_iter()
             .filter(|o| matches!(o.outcome, Outcome::Returned(Output::Read(_))));
-        Report {
+        Statistics {
+            elections: self.cluster.elections(),
             acknowledged: count(Fate::Acknowledged),
             unknown: count(Fate::Unknown),
             refused: count(Fate::Refused),
             reads: reads.count() as u64,
-            faults: plan.schedule.len() as u64,
-            elections: self.cluster.elections(),
-            simulated: self.sim.elapsed(),
+            faults,
+            forgetful: u64::from(self.cluster.has_forgotten()),
+            simulated_ms: self.sim.elapsed().as_millis() as u64,
         }
     }
 }

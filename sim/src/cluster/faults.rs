@@ -92,6 +92,23 @@ pub enum Fault {
         /// For how long.
         full: Duration,
     },
+    /// The disk is copied now, and the copy put back later: the node forgets what it synced in
+    /// between. Only where that can be survived.
+    OldDisk {
+        /// Whose disk.
+        node: NodeId,
+        /// How old the copy is when it is put back.
+        age: Duration,
+        /// How long the node is down for it.
+        down: Duration,
+    },
+    /// An empty disk takes the place of the old one. Only where that can be survived, too.
+    WipedDisk {
+        /// Whose disk.
+        node: NodeId,
+        /// How long the node is down.
+        down: Duration,
+    },
     /// A clock leaps forward.
     JumpClock {
         /// Whose clock.
@@ -114,7 +131,7 @@ impl Fault {
         let node = 1 + rng.below(nodes);
         let millis = |rng: &mut Rng, choices: &[u64]| Duration::from_millis(rng.pick(choices));
         let down = millis(rng, &[1, 50, 400, 3_000]);
-        let kind = rng.below(12);
+        let kind = rng.below(14);
         let seed = rng.number();
         if kinds >> kind & 1 == 0 {
             return None;
@@ -137,6 +154,8 @@ impl Fault {
                 let free_bytes = rng.pick(&[0, 100, 5_000]);
                 Self::DiskFull { node, free_bytes, full: millis(rng, &[300, 2_000]) }
             }
+            11 => Self::OldDisk { node, age: millis(rng, &[50, 500, 3_000]), down },
+            12 => Self::WipedDisk { node, down },
             _ => Self::JumpClock { node, by: millis(rng, &[10, 300, 5_000]) },
         })
     }
@@ -144,7 +163,10 @@ impl Fault {
     /// The node whose disk it hurts: such a node may stop, and may fail to start.
     pub(crate) fn hurts_disk_of(&self) -> Option<NodeId> {
         match self {
-            Self::SyncFails { node, .. } | Self::DiskFull { node, .. } => Some(*node),
+            Self::SyncFails { node, .. }
+            | Self::DiskFull { node, .. }
+            | Self::OldDisk { node, .. }
+            | Self::WipedDisk { node, .. } => Some(*node),
             _ => None,
         }
     }
@@ -161,6 +183,8 @@ impl Fault {
             | Self::SlowDisk { node, .. }
             | Self::SyncFails { node, .. }
             | Self::DiskFull { node, .. }
+            | Self::OldDisk { node, .. }
+            | Self::WipedDisk { node, .. }
             | Self::JumpClock { node, .. } => Some(*node),
             Self::Partition { .. } | Self::Ring | Self::Cuts { .. } | Self::Heal => None,
         }
@@ -246,6 +270,22 @@ impl Fault {
                 sleep(full).await;
                 cluster.set_free_space(node, None);
                 return cluster.restart(node).await;
+            }
+            Self::OldDisk { node, age, down } => {
+                let Some(copy) = cluster.copy_disk(node) else { return Ok(()) };
+                sleep(age).await;
+                if cluster.may_put_back(node, &copy) {
+                    cluster.put_back_disk(node, copy).await;
+                    sleep(down).await;
+                    return cluster.restart(node).await;
+                }
+            }
+            Self::WipedDisk { node, down } => {
+                if cluster.may_wipe(node) {
+                    cluster.wipe_disk(node).await;
+                    sleep(down).await;
+                    return cluster.restart(node).await;
+                }
             }
             Self::JumpClock { node, by } => cluster.jump_clock(node, by),
         }

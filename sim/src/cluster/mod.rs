@@ -28,14 +28,15 @@
 //! ```
 //!
 //! A state machine that takes part must do its part for determinism: no clock but what its commands
-//! carry, no randomness, no iteration over hash maps. [`Sim::run_traced`] twice with one seed shows
-//! the first line where two runs differ.
+//! carry, no randomness, no iteration over hash maps. [`Sim::check`] runs its first seed twice and shows
+//! the first line where the two runs differ.
 
 mod disk;
 mod env;
 mod explore;
 mod faults;
 mod network;
+mod plan;
 mod registers;
 mod sim;
 
@@ -55,9 +56,11 @@ use env::{MachineClock, NodeEnv};
 use network::SimNetwork;
 use sim::lock;
 
-pub use explore::{Plan, Report, explore};
+pub use explore::Statistics;
+pub(crate) use explore::explore;
 pub use faults::Fault;
-pub use sim::{Failure, Sim};
+pub use plan::Plan;
+pub use sim::Sim;
 
 /// The group of the nodes' logs. Any number would do; a handle has one group.
 const GROUP: u64 = 1;
@@ -113,6 +116,15 @@ struct Shared<S: StateMachine> {
     machines: Mutex<BTreeMap<NodeId, Machine<S>>>,
     /// Who led each term.
     leaders: Mutex<BTreeMap<Term, NodeId>>,
+    /// The first node whose disk forgot something, and whether that was everything.
+    forgot: Mutex<Option<(NodeId, bool)>>,
+}
+
+/// What a disk held once: see [`Cluster::copy_disk`].
+pub struct DiskCopy {
+    files: BTreeMap<String, Vec<u8>>,
+    /// The term in which its node was a follower when the copy was taken; `None` if it was more.
+    term: Option<Term>,
 }
 
 /// A machine: a disk and a clock that stay, a process that comes and goes.
@@ -172,8 +184,8 @@ impl<S: StateMachine> Cluster<S> {
         });
         let machines = Mutex::new(machines.collect());
         let machine = Box::new(machine);
-        let (sim, leaders) = (sim.clone(), Mutex::default());
-        Self(Arc::new(Shared { sim, options, network, machine, machines, leaders }))
+        let (sim, leaders, forgot) = (sim.clone(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { sim, options, network, machine, machines, leaders, forgot }))
     }
 
     /// Begins the cluster at its first node that is up, with all of them as voters. Harmless to
@@ -181,7 +193,9 @@ impl<S: StateMachine> Cluster<S> {
     pub async fn initialize(&self) {
         let members: Vec<(NodeId, String)> =
             self.ids().into_iter().map(|id| (id, format!("node-{id}"))).collect();
-        if let Some(node) = self.nodes().first() {
+        // Whose disk is empty must not begin another.
+        let first = self.members().into_iter().find_map(|id| self.try_node(id));
+        if let Some(node) = first {
             if let Err(error) = node.initialize(members).await {
                 self.0.sim.say(node.id(), format_args!("initialize: {error}"));
             }
@@ -203,6 +217,12 @@ impl<S: StateMachine> Cluster<S> {
     /// Every id, up or not.
     pub fn ids(&self) -> Vec<NodeId> {
         self.machines().keys().copied().collect()
+    }
+
+    /// Those whose disk was not wiped: who comes back with an empty one is a stranger to the others.
+    pub fn members(&self) -> Vec<NodeId> {
+        let wiped = lock(&self.0.forgot).filter(|(_, everything)| *everything);
+        self.ids().into_iter().filter(|id| wiped.is_none_or(|(wiped, _)| wiped != *id)).collect()
     }
 
     /// The handle of a node.
@@ -249,7 +269,7 @@ impl<S: StateMachine> Cluster<S> {
             started = Err(CRASHED.into());
         }
         if let Err(why) = &started {
-            self.0.sim.say(id, format_args!("does not start: {why}"));
+            self.0.sim.note(id, format_args!("does not start: {why}"));
         }
         started
     }
@@ -264,7 +284,7 @@ impl<S: StateMachine> Cluster<S> {
             machine.process = Some(Process { env: env.clone(), raft: None });
             (env, machine.disk.clone(), machine.life)
         };
-        sim.say(id, format_args!("starts, life {life}"));
+        sim.note(id, format_args!("starts, life {life}"));
         let queued = Arc::new(Notify::new());
         let bell = queued.clone();
         let log = WalOptions {
@@ -347,7 +367,7 @@ impl<S: StateMachine> Cluster<S> {
     /// that may be torn in the middle of a write.
     pub async fn crash(&self, id: NodeId) {
         let torn = self.0.sim.rng().chance(500);
-        self.0.sim.say(id, format_args!("the power goes{}", if torn { ", torn" } else { "" }));
+        self.0.sim.note(id, format_args!("the power goes{}", if torn { ", torn" } else { "" }));
         self.end(id, if torn { Crash::Torn } else { Crash::LoseUnsynced }).await;
     }
 
@@ -365,14 +385,14 @@ impl<S: StateMachine> Cluster<S> {
 
     /// SIGKILL: the process is gone, the machine and what it wrote stay.
     pub async fn kill(&self, id: NodeId) {
-        self.0.sim.say(id, format_args!("is killed"));
+        self.0.sim.note(id, format_args!("is killed"));
         self.end(id, Crash::KeepAll).await;
     }
 
     /// SIGSTOP: the process stands still, its clock goes on.
     pub fn pause(&self, id: NodeId) {
         if let Some(env) = self.env(id) {
-            self.0.sim.say(id, format_args!("stands still"));
+            self.0.sim.note(id, format_args!("stands still"));
             env.pause();
         }
     }
@@ -380,7 +400,7 @@ impl<S: StateMachine> Cluster<S> {
     /// SIGCONT.
     pub fn resume(&self, id: NodeId) {
         if let Some(env) = self.env(id) {
-            self.0.sim.say(id, format_args!("goes on"));
+            self.0.sim.note(id, format_args!("goes on"));
             env.resume();
         }
     }
@@ -395,7 +415,7 @@ impl<S: StateMachine> Cluster<S> {
 
     /// Cuts one direction.
     pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.0.sim.say(0, format_args!("cut {from} -> {to}"));
+        self.0.sim.note(0, format_args!("cut {from} -> {to}"));
         self.0.network.set_cut(from, to, true);
     }
 
@@ -417,7 +437,7 @@ impl<S: StateMachine> Cluster<S> {
 
     /// Mends every cut.
     pub fn heal(&self) {
-        self.0.sim.say(0, format_args!("links heal"));
+        self.0.sim.note(0, format_args!("links heal"));
         self.0.network.heal();
     }
 
@@ -425,39 +445,95 @@ impl<S: StateMachine> Cluster<S> {
 
     /// No write of this node completes until [`Cluster::release_disk`].
     pub fn hang_disk(&self, id: NodeId) {
-        self.0.sim.say(id, format_args!("disk hangs"));
+        self.0.sim.note(id, format_args!("disk hangs"));
         self.disk(id).hang();
     }
 
     /// The disk goes on.
     pub fn release_disk(&self, id: NodeId) {
-        self.0.sim.say(id, format_args!("disk goes on"));
+        self.0.sim.note(id, format_args!("disk goes on"));
         self.disk(id).release();
     }
 
     /// Writes take `factor` times as long.
     pub fn slow_disk(&self, id: NodeId, factor: u32) {
-        self.0.sim.say(id, format_args!("disk is {factor} times slower"));
+        self.0.sim.note(id, format_args!("disk is {factor} times slower"));
         self.disk(id).slow_down(factor);
     }
 
     /// The next sync fails and loses what it was to keep; the node stops by itself.
     pub fn fail_next_sync(&self, id: NodeId) {
-        self.0.sim.say(id, format_args!("disk: the next sync fails"));
+        self.0.sim.note(id, format_args!("disk: the next sync fails"));
         self.disk(id).files.fail_next_sync();
     }
 
     /// Leaves `bytes` of free space on the node's disk; `None` is a disk without end.
     pub fn set_free_space(&self, id: NodeId, bytes: Option<u64>) {
-        self.0.sim.say(id, format_args!("disk: free space {bytes:?}"));
+        self.0.sim.note(id, format_args!("disk: free space {bytes:?}"));
         let files = self.disk(id).files.clone();
         let used: usize = files.image().values().map(Vec::len).sum();
         files.set_quota_bytes(bytes.map(|free| used as u64 + free));
     }
 
+    /// What a power cut now would leave of the node's disk.
+    pub fn copy_disk(&self, id: NodeId) -> Option<DiskCopy> {
+        let metrics = self.try_node(id)?.metrics();
+        let term = (metrics.role == RoleKind::Follower).then_some(metrics.term);
+        self.0.sim.note(id, format_args!("disk: a copy is taken"));
+        Some(DiskCopy { files: self.disk(id).files.durable_image(), term })
+    }
+
+    /// The power goes, and when it is back the disk holds what it did once: everything that was
+    /// synced since is forgotten, which Raft assumes never happens. With an even number of voters
+    /// one such node is survived, unless it stood for election meanwhile.
+    pub async fn put_back_disk(&self, id: NodeId, copy: DiskCopy) {
+        self.0.sim.note(id, format_args!("the power goes; an old disk takes the disk's place"));
+        self.end(id, Crash::LoseUnsynced).await;
+        self.disk(id).files.replace(copy.files);
+        lock(&self.0.forgot).get_or_insert((id, false));
+    }
+
+    /// The power goes and the disk with it: the node comes back with an empty one, as a stranger to
+    /// the others, and is none of [`Cluster::members`] any more.
+    pub async fn wipe_disk(&self, id: NodeId) {
+        self.0.sim.note(id, format_args!("the power goes; an empty disk takes the disk's place"));
+        self.end(id, Crash::LoseUnsynced).await;
+        self.disk(id).files.replace(BTreeMap::new());
+        *lock(&self.0.forgot) = Some((id, true));
+    }
+
+    pub(crate) fn has_forgotten(&self) -> bool {
+        lock(&self.0.forgot).is_some()
+    }
+
+    /// Whether it can be survived that the copy is put back. A node that was a follower of the same
+    /// term before and after has not stood for election in between.
+    pub(crate) fn may_put_back(&self, id: NodeId, copy: &DiskCopy) -> bool {
+        let metrics = self.try_node(id).map(|node| node.metrics());
+        let still = |m: &Metrics| m.role == RoleKind::Follower && copy.term == Some(m.term);
+        !self.has_forgotten() && self.ids().len() % 2 == 0 && metrics.as_ref().is_some_and(still)
+    }
+
+    /// Whether it can be survived that the disk is lost: the others know whose disk is whose, and
+    /// are a majority.
+    pub(crate) fn may_wipe(&self, id: NodeId) -> bool {
+        let all_known = |m: &Metrics| {
+            let members = m.membership.as_ref().map(|m| m.members());
+            let bound = members.is_some_and(|all| all.values().all(|m| m.incarnation != 0));
+            // All of its log is committed, so this is.
+            bound && m.applied == m.last
+        };
+        let known = self.nodes().iter().any(|node| node.id() != id && all_known(&node.metrics()));
+        known && !self.has_forgotten() && self.ids().len() >= 3
+    }
+
+    pub(crate) fn disk_lies(&self, id: NodeId) {
+        self.disk(id).files.lie_about_syncs();
+    }
+
     /// The node's clock leaps forward.
     pub fn jump_clock(&self, id: NodeId, by: Duration) {
-        self.0.sim.say(id, format_args!("clock leaps by {} ms", by.as_millis()));
+        self.0.sim.note(id, format_args!("clock leaps by {} ms", by.as_millis()));
         let clock = self.machines()[&id].clock.clone();
         clock.jump(by);
     }
@@ -521,9 +597,11 @@ impl<S: StateMachine> Cluster<S> {
     /// # Errors
     /// What is missing after `patience`.
     pub(crate) async fn ready(&self, patience: Duration) -> Result<Index, String> {
-        let all_of_them = self.ids().len();
+        let members = self.members();
         self.wait_for(patience, |all| {
-            let first = all.first().filter(|_| all.len() == all_of_them).ok_or("a node is down")?;
+            let all: Vec<&Metrics> = all.iter().filter(|m| members.contains(&m.id)).collect();
+            let up = all.len() == members.len();
+            let first = *all.first().filter(|_| up).ok_or("a node is down")?;
             let leader = first.leader.ok_or("no leader")?;
             if all.iter().any(|m| m.leader != Some(leader) || m.term != first.term) {
                 return Err("no leader that every node knows");
@@ -532,10 +610,10 @@ impl<S: StateMachine> Cluster<S> {
                 let members = m.membership.as_ref().map(|m| m.members());
                 members.is_some_and(|members| members.values().all(|m| m.incarnation != 0))
             };
-            if !all.iter().all(bound) {
+            if !all.iter().all(|m| bound(m)) {
                 return Err("members that no leader has heard");
             }
-            let level = |m: &Metrics| m.last == first.last && m.applied == first.last;
+            let level = |m: &&Metrics| m.last == first.last && m.applied == first.last;
             if all.iter().all(level) { Ok(first.last) } else { Err("nodes that are behind") }
         })
         .await
@@ -568,7 +646,7 @@ async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, mut events: Eve
     while let Some(event) = events.next().await {
         match event {
             Event::Role { role, term, leader } => {
-                sim.say(id, format_args!("is {role} in term {term}, leader {leader:?}"));
+                sim.note(id, format_args!("is {role} in term {term}, leader {leader:?}"));
                 if role == RoleKind::Leader {
                     let first = *lock(leaders).entry(term).or_insert(id);
                     if first != id {
@@ -576,7 +654,7 @@ async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, mut events: Eve
                     }
                 }
             }
-            Event::Stopped { fatal: Some(fatal) } => sim.say(id, format_args!("stops: {fatal}")),
+            Event::Stopped { fatal: Some(fatal) } => sim.note(id, format_args!("stops: {fatal}")),
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::cluster::sim::{Sim, lock};
 use crate::engines::Weather;
 use crate::rng::Rng;
+use crate::sequence;
 
 /// The limit of the transport's frames.
 const FRAME_BYTES: usize = 64 << 20;
@@ -197,18 +198,27 @@ impl RaftNetwork for Link {
             Fate::Fails(_) => " (fails)",
             Fate::Refused(_) => " (refused)",
         };
+        let picture = match &fate {
+            Fate::Arrives(_) => sequence::Fate::UnderWay,
+            _ => sequence::Fate::Lost,
+        };
+        let mut numbers = Vec::with_capacity(messages.len());
         for message in &messages {
-            sim.say(from, format_args!("-> {to}: {}{told}", Brief(&message.message)));
+            let brief = Brief(&message.message);
+            sim.say(from, format_args!("-> {to}: {brief}{told}"));
+            numbers.push(sim.sends(from, to, picture, brief));
         }
         match fate {
             Fate::Arrives(arrivals) => {
-                let (Some(life), bytes) = (life, Arc::new(bytes)) else { return Ok(()) };
+                let Some(life) = life else { return Ok(()) };
+                let (bytes, numbers) = (Arc::new(bytes), Arc::new(numbers));
                 for at in arrivals {
                     let network = self.network.clone();
-                    let bytes = bytes.clone();
+                    let (bytes, numbers) = (bytes.clone(), numbers.clone());
                     tokio::spawn(async move {
                         tokio::time::sleep_until(at).await;
-                        network.deliver(from, to, life, &bytes);
+                        let lost = !network.deliver(from, to, life, &bytes);
+                        numbers.iter().for_each(|number| network.sim.arrives(*number, lost));
                     });
                 }
                 Ok(())
@@ -224,7 +234,8 @@ impl RaftNetwork for Link {
 }
 
 impl SimNetwork {
-    fn deliver(&self, from: NodeId, to: NodeId, life: u32, bytes: &[u8]) {
+    /// Whether it got there.
+    fn deliver(&self, from: NodeId, to: NodeId, life: u32, bytes: &[u8]) -> bool {
         let inbound = {
             let state = lock(&self.state);
             // A connection ends with either process, and with it what is under way.
@@ -232,18 +243,20 @@ impl SimNetwork {
             let cut = state.cut.contains(&(from, to));
             host.filter(|_| !cut).and_then(|host| host.inbound.upgrade())
         };
-        let Some(inbound) = inbound else { return };
+        let Some(inbound) = inbound else { return false };
         match from_frames(bytes, FRAME_BYTES) {
             Ok(envelopes) => {
                 for envelope in &envelopes {
                     self.sim.say(to, format_args!("<- {from}: {}", Brief(&envelope.message)));
                 }
                 inbound.receive(envelopes);
+                true
             }
             Err(error) => {
                 self.sim.say(to, format_args!("<- {from}: damaged: {error}"));
                 let mut state = lock(&self.state);
                 state.streams.retain(|(a, _, b, ..)| (*a, *b) != (from, to));
+                false
             }
         }
     }

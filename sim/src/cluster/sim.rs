@@ -1,5 +1,6 @@
 //! One simulated run: a runtime of one thread whose clock jumps to the next event, a seed, a trace.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -9,34 +10,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::task::JoinHandle;
 
+use crate::failure::{Failure, Steps, panic_text};
 use crate::rng::Rng;
-use crate::trace::{Trace, TraceMode};
+use crate::sequence::{Event, Fate, Recorder};
+use crate::trace::{Difference, Trace, TraceMode};
 
 /// How much simulated time a run may take. Far more than any test needs: a run that gets here
 /// waits for something that never happens.
 const LONGEST: Duration = Duration::from_secs(3600);
-
-/// A broken promise, or a test that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The seed of the run.
-    pub seed: u64,
-    /// Simulated time since its beginning.
-    pub at: Duration,
-    /// Which promise.
-    pub promise: String,
-    /// How it is broken.
-    pub what: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, at, promise, what } = self;
-        write!(f, "seed {seed}, after {} ms: {promise}: {what}", at.as_millis())
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// A simulated run, from the inside. A clone is the same run.
 #[derive(Clone)]
@@ -47,7 +28,16 @@ struct Inner {
     began: tokio::time::Instant,
     rng: Mutex<Rng>,
     trace: Mutex<Trace>,
+    picture: Mutex<Picture>,
     failure: Mutex<Option<Failure>>,
+}
+
+/// What the picture of the last steps is made of.
+struct Picture {
+    recorder: Recorder,
+    /// Messages that have not arrived yet, by number.
+    under_way: BTreeMap<u64, Event>,
+    sent: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,6 +75,11 @@ impl Sim {
                 began: tokio::time::Instant::now(),
                 rng: Mutex::new(Rng::new(seed)),
                 trace: Mutex::new(Trace::new(mode)),
+                picture: Mutex::new(Picture {
+                    recorder: Recorder::of(mode),
+                    under_way: BTreeMap::new(),
+                    sent: 0,
+                }),
                 failure: Mutex::new(None),
             }));
             let test = AssertUnwindSafe(test(sim.clone())).catch_unwind();
@@ -104,11 +99,12 @@ impl Sim {
         (result, trace)
     }
 
-    /// Runs `test` once for each seed, as a test does; with the environment variable
-    /// `QUORATE_SEED` only for that one, with its trace on standard output.
+    /// Runs `test` once for each seed, as a test does, and the first one twice, to see that the two
+    /// runs are the same; with the environment variable `QUORATE_SEED` only for that seed, with its
+    /// trace on standard output.
     ///
     /// # Panics
-    /// At the first seed that fails, which it names.
+    /// At the first seed that fails, which it names; and where two runs differ.
     pub fn check(seeds: std::ops::Range<u64>, test: impl AsyncFn(Sim)) {
         if let Ok(seed) = std::env::var("QUORATE_SEED") {
             let seed = seed.parse().expect("QUORATE_SEED is a number");
@@ -117,12 +113,17 @@ impl Sim {
             }
             return;
         }
+        let traced = |seed| {
+            let (_, trace) = Self::run_traced(seed, TraceMode::Tail(usize::MAX), &test);
+            trace.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        if let Some(difference) = Difference::between(&traced(seeds.start), &traced(seeds.start)) {
+            panic!("seed {}: {difference}", seeds.start);
+        }
         for seed in seeds {
             if let Err(failure) = Self::run(seed, &test) {
-                panic!(
-                    "{failure}\nreplay with its trace: QUORATE_SEED={seed} cargo test <this test> \
-                     -- --nocapture"
-                );
+                let replay = format!("QUORATE_SEED={seed} cargo test <this test> -- --nocapture");
+                panic!("{}", Failure { replay, ..failure });
             }
         }
     }
@@ -165,11 +166,54 @@ impl Sim {
         lock(&self.0.trace).line(self.elapsed().as_nanos() as u64, node, what);
     }
 
+    /// Says it in the trace and in the picture.
+    pub(crate) fn note(&self, node: u64, what: fmt::Arguments<'_>) {
+        self.say(node, what);
+        let mut picture = lock(&self.0.picture);
+        if picture.recorder.is_on() && !self.has_failed() {
+            let at = self.elapsed().as_nanos() as u64;
+            picture.recorder.record(Event::Note { at, node, text: what.to_string() });
+        }
+    }
+
+    /// Puts a message that is sent now into the picture. If it is under way: its number, for
+    /// [`Sim::arrives`].
+    pub(crate) fn sends(&self, from: u64, to: u64, fate: Fate, label: impl fmt::Display) -> u64 {
+        let mut picture = lock(&self.0.picture);
+        let Picture { recorder, under_way, sent } = &mut *picture;
+        *sent += 1;
+        if recorder.is_on() && !self.has_failed() {
+            let (at, label) = (self.elapsed().as_nanos() as u64, label.to_string());
+            let message = Event::Message { sent: at, from, to, fate, label };
+            if fate == Fate::UnderWay {
+                under_way.insert(*sent, message);
+            } else {
+                recorder.record(message);
+            }
+        }
+        *sent
+    }
+
+    /// A message arrives, or is lost after all.
+    pub(crate) fn arrives(&self, number: u64, lost: bool) {
+        let mut picture = lock(&self.0.picture);
+        if let Some(Event::Message { sent, from, to, label, .. }) =
+            picture.under_way.remove(&number)
+        {
+            let now = self.elapsed().as_nanos() as u64;
+            let fate = if lost { Fate::Lost } else { Fate::Arrived(now) };
+            picture.recorder.record(Event::Message { sent, from, to, fate, label });
+        }
+    }
+
     /// Reports a broken promise; the first one counts. The run goes on until its test ends.
     pub fn fail(&self, promise: &str, what: impl Into<String>) {
-        let failure = self.failure(promise, what.into());
-        self.say(0, format_args!("BROKEN: {failure}"));
-        lock(&self.0.failure).get_or_insert(failure);
+        if self.has_failed() {
+            return;
+        }
+        let what = what.into();
+        self.note(0, format_args!("{promise}: {what}"));
+        *lock(&self.0.failure) = Some(self.failure(promise, what));
     }
 
     /// Whether a promise has been broken.
@@ -178,12 +222,16 @@ impl Sim {
     }
 
     fn failure(&self, promise: &str, what: String) -> Failure {
-        Failure { seed: self.seed(), at: self.elapsed(), promise: promise.into(), what }
+        let trace = lock(&self.0.trace).lines().map(str::to_owned).collect();
+        let picture = lock(&self.0.picture);
+        let sequence = picture.recorder.sequence(picture.under_way.values().cloned());
+        Failure {
+            seed: self.seed(),
+            at: self.elapsed(),
+            promise: promise.into(),
+            what,
+            replay: String::new(),
+            steps: Box::new(Steps { trace, sequence }),
+        }
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }

@@ -7,9 +7,9 @@ use quorate_engine::{Batch, Index, Input, LogId, Membership, NodeId, Term};
 
 use crate::engines::check::Fact;
 use crate::engines::event::Event;
-use crate::engines::sabotage::Sabotage;
 use crate::engines::world::World;
 use crate::rng::Rng;
+use crate::sabotage::Sabotage;
 
 /// What clients wait for.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use quorate_engine::{Index, Input, LogId, Message, NodeId, Notice, Output, Repli
 use crate::engines::check::Fact;
 use crate::engines::event::Event;
 use crate::engines::node::Forgot;
-use crate::engines::sabotage::Sabotage;
 use crate::engines::world::World;
+use crate::sabotage::Sabotage;
 use crate::sequence::Fate;
 
 impl World {

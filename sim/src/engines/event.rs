@@ -35,7 +35,7 @@ pub enum Event {
         /// Its life when the sync began.
         life: u32,
     },
-    /// A completion that is a lie; see [`Sabotage::DiskLies`](crate::engines::Sabotage::DiskLies).
+    /// A completion that is a lie; see [`Sabotage::DiskLies`](crate::Sabotage::DiskLies).
     FalselyPersisted {
         /// The node.
         node: NodeId,

@@ -10,7 +10,8 @@
 //! Meanwhile the checkers of [`check`], one per promise of Raft, look at every step. When the faults
 //! have stopped, the cluster has to come back to work within a bound: [`World::settle`].
 //!
-//! [`explore()`] does all of that for one seed, and [`minimize()`] makes a failure small.
+//! [`explore()`](crate::explore()) does all of that for one seed, and
+//! [`minimize()`](crate::minimize()) makes a failure small.
 //!
 //! ```
 //! use quorate_sim::engines::{Plan, World};
@@ -29,28 +30,21 @@ mod clients;
 mod disk;
 mod effects;
 mod event;
-mod explore;
 mod fault;
 mod image;
-mod minimize;
 mod nemesis;
 mod network;
 mod node;
 mod plan;
-mod reduction;
-mod sabotage;
 mod settle;
 mod world;
 
 pub use disk::Disk;
 pub use event::Event;
-pub use explore::{Options, Report, explore};
 pub use fault::{Fault, Kind, Links, Planned, Rates};
 pub use image::{Image, LogImage};
-pub use minimize::minimize;
 pub use network::{Network, Weather};
 pub use node::{Clock, Forgot, Node};
 pub use plan::Plan;
-pub use reduction::{Reduction, Trouble};
-pub use sabotage::Sabotage;
-pub use world::{Failure, Statistics, World};
+pub(crate) use world::explore;
+pub use world::{Statistics, World};

@@ -7,6 +7,7 @@ use quorate_engine::StreamLimits;
 use crate::engines::fault::{Planned, Rates};
 use crate::engines::network::Weather;
 use crate::engines::node::Clock;
+use crate::reduction::{Outline, Reduction, Trouble};
 use crate::rng::Rng;
 
 /// The circumstances of one simulated world.
@@ -102,5 +103,81 @@ impl Plan {
             duration: Duration::from_millis(duration),
             two_beginnings: rng.chance(250),
         }
+    }
+
+    /// What there is to leave out.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            faults: self.faults.len(),
+            troubles: Trouble::ALL.into_iter().filter(|trouble| self.has(*trouble)).collect(),
+            nodes: self.nodes,
+            millis: self.duration.as_millis() as u64,
+        }
+    }
+
+    fn has(&self, trouble: Trouble) -> bool {
+        trouble.is_in(&self.weather).unwrap_or(match trouble {
+            Trouble::Skew => self.clocks.iter().any(Clock::is_skewed),
+            Trouble::Sync => self.sync_us != Self::QUICK_SYNC_US,
+            Trouble::Window => self.limits.append_bytes < 4096 || self.limits.window_bytes < 4096,
+            Trouble::Beginnings => self.two_beginnings,
+            // Messages are values here.
+            _ => false,
+        })
+    }
+
+    /// Leaves out what `reduction` says. Entries of the schedule that stay keep their numbers: those
+    /// that go are told to [`Plan::left_out`].
+    pub fn reduce(&mut self, reduction: &Reduction) {
+        if let Some(keep) = &reduction.faults {
+            self.left_out = (0..self.faults.len()).filter(|entry| !keep.contains(entry)).collect();
+        }
+        for trouble in &reduction.calm {
+            trouble.calm(&mut self.weather);
+            match trouble {
+                Trouble::Skew => self.clocks.iter_mut().for_each(|clock| clock.set_rate(0, 1000)),
+                Trouble::Sync => self.sync_us = Self::QUICK_SYNC_US,
+                Trouble::Window => {
+                    self.limits.append_bytes = self.limits.append_bytes.max(4096);
+                    self.limits.window_bytes = self.limits.window_bytes.max(1 << 20);
+                }
+                Trouble::Beginnings => self.two_beginnings = false,
+                _ => {}
+            }
+        }
+        if let Some(nodes) = reduction.nodes {
+            self.nodes = nodes.clamp(1, self.nodes);
+            self.clocks.truncate(self.nodes);
+        }
+        if let Some(millis) = reduction.millis {
+            self.duration = self.duration.min(Duration::from_millis(millis));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reduced_plan_has_what_is_left() {
+        let troubles: Vec<Trouble> =
+            Trouble::ALL.into_iter().filter(|trouble| *trouble != Trouble::Damage).collect();
+        let seed = (0..).find(|seed| {
+            let outline = Plan::from_seed(*seed).outline();
+            outline.nodes == 5 && outline.faults > 4 && outline.troubles == troubles
+        });
+        let whole = Plan::from_seed(seed.unwrap());
+        let mut plan = whole.clone();
+        plan.reduce(&Reduction {
+            faults: Some(vec![1, 3]),
+            calm: Trouble::ALL.to_vec(),
+            nodes: Some(3),
+            millis: Some(1200),
+        });
+        assert_eq!(plan.faults, whole.faults, "what stays keeps its number");
+        assert_eq!(plan.left_out.len(), whole.faults.len() - 2);
+        assert_eq!((plan.nodes, plan.clocks.len(), plan.duration.as_millis()), (3, 3, 1200));
+        assert_eq!(plan.outline().troubles, []);
     }
 }

@@ -6,8 +6,9 @@ use quorate_engine::{Membership, NodeId};
 use crate::engines::check::Fact;
 use crate::engines::network::Weather;
 use crate::engines::node::Node;
-use crate::engines::sabotage::Sabotage;
-use crate::engines::world::{Failure, World};
+use crate::engines::world::World;
+use crate::failure::Failure;
+use crate::sabotage::Sabotage;
 
 const LIVENESS: &str = "the cluster recovers";
 

@@ -4,6 +4,8 @@
 //! `effects.rs`; the nemesis and the clients are in files of their own.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use quorate_engine::{Config, Input, NodeId, Outputs};
 
@@ -14,54 +16,12 @@ use crate::engines::fault::Planned;
 use crate::engines::network::Network;
 use crate::engines::node::{Forgot, Node};
 use crate::engines::plan::Plan;
-use crate::engines::reduction::Reduction;
-use crate::engines::sabotage::Sabotage;
+use crate::explore::{Counts, Options, Report};
+use crate::failure::{Failure, Steps, panic_text};
 use crate::rng::Rng;
+use crate::sabotage::Sabotage;
 use crate::sequence::{self, Fate, Recorder, Sequence};
 use crate::trace::{Trace, TraceMode};
-
-/// A broken promise.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The seed of the world.
-    pub seed: u64,
-    /// World time in nanoseconds.
-    pub at: u64,
-    /// Which promise.
-    pub promise: &'static str,
-    /// How it is broken.
-    pub what: String,
-    /// What was left out of the seed's plan.
-    pub reduction: Box<Reduction>,
-    /// The bug that was planted.
-    pub planted: Option<Sabotage>,
-    /// The last lines of the trace, if they were kept.
-    pub trace: Vec<String>,
-    /// The last steps, if they were kept.
-    pub sequence: Sequence,
-}
-
-impl Failure {
-    /// The command that shows it again.
-    pub fn replay(&self) -> String {
-        let mut command = format!("cargo run --release -p simulate -- run --seed {}", self.seed);
-        if let Some(bug) = self.planted {
-            command += &format!(" --plant {}", bug.name());
-        }
-        let reduction = self.reduction.to_string();
-        if reduction.is_empty() { command } else { command + " " + &reduction }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let after = self.at / 1_000_000;
-        let Failure { seed, promise, what, .. } = self;
-        write!(f, "seed {seed}, after {after} ms: {promise}: {what}\nreplay: {}", self.replay())
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// How much happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,19 +48,20 @@ pub struct Statistics {
     pub refused: u64,
 }
 
-impl Statistics {
-    /// Adds what happened in another world.
-    pub fn add(&mut self, other: &Statistics) {
-        self.steps += other.steps;
-        self.elections += other.elections;
-        self.acknowledged += other.acknowledged;
-        self.overwritten += other.overwritten;
-        self.reads += other.reads;
-        self.faults += other.faults;
-        self.crashes += other.crashes;
-        self.lost_writes += other.lost_writes;
-        self.forgetful += other.forgetful;
-        self.refused += other.refused;
+impl From<Statistics> for Counts {
+    fn from(s: Statistics) -> Self {
+        Counts::new([
+            ("steps", s.steps),
+            ("elections", s.elections),
+            ("acknowledged", s.acknowledged),
+            ("overwritten", s.overwritten),
+            ("reads", s.reads),
+            ("faults", s.faults),
+            ("crashes", s.crashes),
+            ("lost_writes", s.lost_writes),
+            ("forgetful", s.forgetful),
+            ("refused", s.refused),
+        ])
     }
 }
 
@@ -145,12 +106,6 @@ impl World {
                 Node::new(id, incarnation, plan.clocks[id as usize - 1], plan.limits)
             })
             .collect();
-        // Wider pictures and longer ones are not looked at.
-        let recorded = match trace {
-            TraceMode::Off | TraceMode::Hash => 0,
-            TraceMode::Tail(lines) => lines.min(40),
-            TraceMode::Print => 40,
-        };
         let mut world = Self {
             seed,
             network: Network::new(plan.nodes, plan.weather, seed),
@@ -161,7 +116,7 @@ impl World {
             clients: Clients::new(seed),
             checks: check::all(),
             trace: Trace::new(trace),
-            recorder: Recorder::new(recorded),
+            recorder: Recorder::of(trace),
             sabotage,
             failure: None,
             only: None,
@@ -252,15 +207,14 @@ impl World {
 
     /// A broken promise, here and now.
     pub fn failure(&self, promise: &'static str, what: String) -> Failure {
+        let trace = self.trace.lines().map(str::to_owned).collect();
         Failure {
             seed: self.seed,
-            at: self.time,
-            promise,
+            at: Duration::from_nanos(self.time),
+            promise: promise.into(),
             what,
-            reduction: Box::default(),
-            planted: self.sabotage,
-            trace: self.trace.lines().map(str::to_owned).collect(),
-            sequence: self.sequence(),
+            replay: String::new(),
+            steps: Box::new(Steps { trace, sequence: self.sequence() }),
         }
     }
 
@@ -317,12 +271,29 @@ impl World {
         Ok(self.statistics)
     }
 
+    /// [`World::run`], then [`World::settle`], with a panic turned into a failure.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn run_to_the_end(&mut self) -> Result<(), Failure> {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.run()?;
+            self.settle()
+        }));
+        let text = |panic: Box<dyn std::any::Any + Send>| panic_text(&*panic);
+        ended.unwrap_or_else(|panic| Err(self.failure("no engine panics", text(panic))))
+    }
+
     /// Runs until world time `end`, or until `done`. Returns whether `done`.
     pub(crate) fn run_until(
         &mut self,
         end: u64,
         mut done: impl FnMut(&World) -> bool,
     ) -> Result<bool, Failure> {
+        // A node alone may be done without another event.
+        if done(self) {
+            return Ok(true);
+        }
         let mut at_once = 0;
         while let Some((at, event)) = self.queue.pop(end) {
             at_once = if at > self.time + 1_000 { 0 } else { at_once + 1 };
@@ -465,4 +436,20 @@ impl World {
             self.schedule(0, event);
         }
     }
+}
+
+/// The world of a seed, from its beginning to its recovery.
+///
+/// # Errors
+/// The first broken promise.
+pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
+    let mut plan = Plan::from_seed(seed);
+    plan.reduce(&options.reduction);
+    let mut world = World::with(seed, plan, options.trace, options.sabotage);
+    world.run_to_the_end()?;
+    Ok(Report {
+        counts: world.statistics().into(),
+        hash: world.trace().hash(),
+        trace: world.trace().lines().map(str::to_owned).collect(),
+    })
 }

@@ -72,6 +72,7 @@ struct State {
     fail_next_sync: bool,
     quota_bytes: Option<u64>,
     hang_syncs: bool,
+    lying: bool,
     hanging: usize,
     locked: BTreeSet<String>,
 }
@@ -122,6 +123,7 @@ impl FakeDisk {
             fail_next_sync: false,
             quota_bytes: None,
             hang_syncs: false,
+            lying: false,
             hanging: 0,
             locked: BTreeSet::new(),
         };
@@ -136,6 +138,32 @@ impl FakeDisk {
     pub fn image(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.lock_state();
         state.live.iter().map(|(name, id)| (name.clone(), state.files[id].live.clone())).collect()
+    }
+
+    /// Every file as far as it is synced: what a power cut would leave for certain.
+    pub fn durable_image(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.lock_state();
+        let durable = |id: &u64| state.files[id].durable.clone();
+        state.durable.iter().map(|(name, id)| (name.clone(), durable(id))).collect()
+    }
+
+    /// Another disk takes the place of this one, with `image` on it. To whoever has the old one open
+    /// it is a crash.
+    pub fn replace(&self, image: BTreeMap<String, Vec<u8>>) {
+        let mut state = self.lock_state();
+        state.crash(Crash::LoseUnsynced);
+        state.live.clear();
+        for (name, bytes) in image {
+            let id = state.next_file;
+            state.next_file += 1;
+            let durable = bytes.clone();
+            state.files.insert(id, FileState { live: bytes, durable, ..FileState::default() });
+            state.live.insert(name, id);
+        }
+        state.durable = state.live.clone();
+        let named: BTreeSet<u64> = state.live.values().copied().collect();
+        state.files.retain(|id, _| named.contains(id));
+        self.0.hang.notify_all();
     }
 
     /// One file as programs see it.
@@ -175,6 +203,11 @@ impl FakeDisk {
     /// The next sync of a file fails with an I/O error, and loses what it should have kept.
     pub fn fail_next_sync(&self) {
         self.lock_state().fail_next_sync = true;
+    }
+
+    /// Syncs of files do nothing from now on, and say that they did.
+    pub fn lie_about_syncs(&self) {
+        self.lock_state().lying = true;
     }
 
     /// Limits the bytes of all files together.
@@ -471,6 +504,9 @@ impl DiskFile for FakeFile {
                 return Err(io::Error::other("the disk crashed during a sync"));
             }
         }
+        if state.lying {
+            return Ok(());
+        }
         let fails = std::mem::take(&mut state.fail_next_sync);
         let file = state.files.get_mut(&self.file).expect("files outlive their handles");
         let unsynced = std::mem::take(&mut file.unsynced);
@@ -504,6 +540,38 @@ mod tests {
         assert!(file.sync().is_err());
         file.sync().unwrap();
         assert_eq!(disk.content("x").unwrap(), b"lost", "still in the page cache");
+        disk.crash(Crash::LoseUnsynced);
+        assert_eq!(disk.content("x").unwrap(), b"");
+    }
+
+    #[test]
+    fn a_disk_that_is_replaced_has_what_the_other_had() {
+        let disk = FakeDisk::new(1);
+        let mount = disk.mount();
+        let file = mount.create("x").unwrap();
+        mount.sync_dir().unwrap();
+        file.write_at(b"old", 0).unwrap();
+        file.sync().unwrap();
+        let copy = disk.durable_image();
+        file.write_at(b"new", 0).unwrap();
+        mount.create("y").unwrap();
+        assert_eq!(disk.durable_image(), copy, "of what is synced");
+        disk.replace(copy.clone());
+        assert!(file.sync().is_err(), "the file was on the other disk");
+        assert_eq!((disk.image(), disk.durable_image()), (copy.clone(), copy));
+        disk.replace(BTreeMap::new());
+        assert_eq!(disk.mount().list().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_lie_shows_at_a_crash() {
+        let disk = FakeDisk::new(1);
+        let mount = disk.mount();
+        let file = mount.create("x").unwrap();
+        mount.sync_dir().unwrap();
+        disk.lie_about_syncs();
+        file.write_at(b"lost", 0).unwrap();
+        file.sync().unwrap();
         disk.crash(Crash::LoseUnsynced);
         assert_eq!(disk.content("x").unwrap(), b"");
     }

@@ -1,11 +1,14 @@
-//! Bugs planted into the world around the engine, to prove that the checkers can fail.
+//! Bugs planted into the world around what is simulated, to prove that the checkers can fail.
 
 use std::str::FromStr;
+
+use crate::explore::Level;
 
 /// One planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// `Persisted` is reported at once, before any sync.
+    /// A disk says that it has what it has not: engines hear of it at once, before any sync; files
+    /// are not synced at all.
     DiskLies,
     /// A crash loses term and vote, and keeps the log.
     VoteForgotten,
@@ -41,6 +44,11 @@ impl Sabotage {
         Sabotage::AppliedEarly,
         Sabotage::NeverHeals,
     ];
+
+    /// Whether this level has it.
+    pub fn acts_on(self, level: Level) -> bool {
+        level == Level::Engines || matches!(self, Sabotage::DiskLies | Sabotage::NeverHeals)
+    }
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {

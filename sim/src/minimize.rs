@@ -6,69 +6,69 @@
 //! messages fall otherwise; so what is left is not the core of the first failure but a smaller
 //! failure of the same promise.
 
-use crate::engines::explore::{Options, explore};
-use crate::engines::plan::Plan;
-use crate::engines::reduction::{Reduction, Trouble};
-use crate::engines::world::Failure;
+use crate::explore::{Options, explore};
+use crate::failure::Failure;
+use crate::reduction::Reduction;
 
 /// The search for a smaller failure.
 struct Search<'a> {
+    /// How the smallest failure so far was found.
     options: Options,
-    /// The smallest failure so far.
     best: Failure,
     /// Told of every try; the search ends when it says no.
-    go_on: &'a mut dyn FnMut(&Failure) -> bool,
+    go_on: &'a mut dyn FnMut(&Reduction) -> bool,
     over: bool,
 }
 
-/// A failure of the same promise with as little as can be found out around it.
+/// A failure of the same promise with as little as can be found out around it, and how it was found.
+/// `options` are those under which `failure` was.
 ///
-/// `go_on` is called before each try with the smallest failure so far, and ends the search by
-/// returning `false`.
+/// `go_on` is called before each try with what is left so far, and ends the search by returning
+/// `false`.
 pub fn minimize(
     failure: &Failure,
     options: &Options,
-    go_on: &mut dyn FnMut(&Failure) -> bool,
-) -> Failure {
+    go_on: &mut dyn FnMut(&Reduction) -> bool,
+) -> (Failure, Options) {
     let mut search = Search { options: options.clone(), best: failure.clone(), go_on, over: false };
-    let plan = Plan::from_seed(failure.seed);
+    let outline = options.outline(failure.seed);
     search.end_with_the_failure();
-    let there: Vec<usize> = match &search.best.reduction.faults {
+    let there: Vec<usize> = match &search.options.reduction.faults {
         Some(faults) => faults.clone(),
-        None => (0..plan.faults.len()).collect(),
+        None => (0..outline.faults).collect(),
     };
     search.fewer_faults(there);
-    for trouble in Trouble::ALL.into_iter().filter(|trouble| trouble.is_in(&plan)) {
+    for trouble in outline.troubles {
         search.change(|r| {
             if !r.calm.contains(&trouble) {
                 r.calm.push(trouble);
             }
         });
     }
-    for nodes in 1..plan.nodes {
+    for nodes in 1..outline.nodes {
         if search.change(|r| r.nodes = Some(nodes)) {
             break;
         }
     }
-    search.less_time(plan.duration.as_millis() as u64);
-    let left = search.best.reduction.faults.clone().unwrap_or_default();
+    search.less_time(outline.millis);
+    let left = search.options.reduction.faults.clone().unwrap_or_default();
     search.fewer_faults(left);
-    search.best
+    (search.best, search.options)
 }
 
 impl Search<'_> {
     /// Whether the promise is still broken with this left out; if so, that is the new best.
     fn change(&mut self, change: impl FnOnce(&mut Reduction)) -> bool {
-        let mut reduction = (*self.best.reduction).clone();
-        change(&mut reduction);
-        self.over = self.over || !(self.go_on)(&self.best);
-        if self.over || reduction == *self.best.reduction {
+        let mut options = self.options.clone();
+        change(&mut options.reduction);
+        self.over = self.over || !(self.go_on)(&self.options.reduction);
+        if self.over || options.reduction == self.options.reduction {
             return false;
         }
-        self.options.reduction = reduction;
-        match explore(self.best.seed, &self.options) {
+        match explore(self.best.seed, &options) {
             Err(failure) if failure.promise == self.best.promise => {
                 self.best = failure;
+                self.options = options;
                 true
             }
             _ => false,
@@ -77,7 +77,7 @@ impl Search<'_> {
 
     /// Nothing is done after the failure; one of the recovery keeps its time.
     fn end_with_the_failure(&mut self) {
-        let millis = self.best.at / 1_000_000 + 1;
+        let millis = self.best.at.as_millis() as u64 + 1;
         self.change(|r| r.millis = Some(r.millis.map_or(millis, |before| before.min(millis))));
     }
 
@@ -86,7 +86,7 @@ impl Search<'_> {
         for part in [2, 4, 8] {
             // What is not enough in halves may be enough in smaller steps.
             while self.change(|r| r.millis = Some(millis(r) - millis(r) / part)) {
-                if millis(&self.best.reduction) < part {
+                if millis(&self.options.reduction) < part {
                     break;
                 }
             }
@@ -121,32 +121,41 @@ impl Search<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engines::Sabotage;
+    use crate::explore::Level;
+    use crate::sabotage::Sabotage;
 
     /// A bug that shows only at a crash becomes one crash, or nearly so, and its flags replay it.
-    #[test]
-    fn a_failure_becomes_small_and_stays_the_same() {
-        let mut options = Options { sabotage: Some(Sabotage::SyncIgnored), ..Options::default() };
-        let mut failures = (0..200).filter_map(|seed| explore(seed, &options).err());
+    fn becomes_small(level: Level, sabotage: Sabotage, promise: &str) {
+        let options = Options { sabotage: Some(sabotage), ..Options::of(level) };
         let many = |failure: &Failure| {
-            let planned = Plan::from_seed(failure.seed).faults.len();
-            failure.promise == "positions never go back" && planned >= 10
+            failure.promise == promise && options.outline(failure.seed).faults >= 10
         };
+        let mut failures = (0..200).filter_map(|seed| explore(seed, &options).err());
         let failure = failures.find(many).expect("a seed with many faults");
         let mut tries = 0;
-        let small = minimize(&failure, &options, &mut |_| {
+        let (small, found) = minimize(&failure, &options, &mut |_| {
             tries += 1;
             true
         });
-        let faults = small.reduction.faults.as_ref().expect("only some faults are needed").len();
+        let faults = found.reduction.faults.as_ref().expect("only some faults are needed").len();
         assert!(faults <= 3, "{small}");
         assert_eq!(small.promise, failure.promise);
         assert!(tries < 500, "{tries}");
-        options.reduction = (*small.reduction).clone();
-        let again = explore(failure.seed, &options).unwrap_err();
+        let again = explore(failure.seed, &found).unwrap_err();
         assert_eq!(again.to_string(), small.to_string());
 
-        let stopped = minimize(&failure, &options, &mut |_| false);
-        assert_eq!(stopped.to_string(), failure.to_string());
+        let (stopped, _) = minimize(&failure, &options, &mut |_| false);
+        assert_eq!(stopped, failure);
+    }
+
+    #[test]
+    fn a_failure_becomes_small_and_stays_the_same() {
+        becomes_small(Level::Engines, Sabotage::SyncIgnored, "positions never go back");
+    }
+
+    #[test]
+    fn a_failure_of_nodes_becomes_small_and_stays_the_same() {
+        let promise = "a node can start from what its disk kept";
+        becomes_small(Level::Nodes, Sabotage::DiskLies, promise);
     }
 }

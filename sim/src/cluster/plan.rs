@@ -1,0 +1,179 @@
+//! What a seed stands for: how large the cluster is, how bad its world, for how long.
+
+use std::time::Duration;
+
+use quorate::Config;
+
+use crate::cluster::ClusterOptions;
+use crate::cluster::faults::Fault;
+use crate::engines::{Clock, Weather};
+use crate::reduction::{Outline, Reduction, Trouble};
+use crate::rng::Rng;
+
+/// The circumstances of one simulated world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The machines.
+    pub cluster: ClusterOptions,
+    /// Of a thousand sends, how many have a bit flipped on the way.
+    pub damage: u64,
+    /// How many clients.
+    pub clients: u64,
+    /// How many registers.
+    pub keys: u8,
+    /// How many calls a client makes at most: judging a history takes more than its length.
+    pub calls: u64,
+    /// The longest pause of a client between two calls.
+    pub think: Duration,
+    /// How long faults and load last.
+    pub duration: Duration,
+    /// What goes wrong, and when, in order.
+    pub schedule: Vec<(Duration, Fault)>,
+    /// Entries of `schedule` that are left out, by their place.
+    pub left_out: Vec<usize>,
+}
+
+impl Plan {
+    /// The circumstances of `seed`.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::stream(seed, "nodes");
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 4, 5, 5]);
+        let mut cluster = ClusterOptions::new(nodes);
+        cluster.config = if rng.chance(500) { Config::fast_network() } else { Config::default() };
+        let config = &mut cluster.config;
+        config.write_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
+        config.read_timeout = Duration::from_millis(rng.pick(&[300, 1_000, 3_000]));
+        // Small limits meet full windows, logs that are read back, and answers of Overloaded.
+        config.tail_bytes = rng.pick(&[1, 500, 1 << 20]);
+        config.apply_bytes = rng.pick(&[1, 300, 1 << 20]);
+        config.append_bytes = rng.pick(&[100, 1_000, 256 << 10]);
+        config.window_bytes = rng.pick(&[100, 2_000, 8 << 20]);
+        config.uncommitted_bytes = rng.pick(&[2_000, 64 << 20]);
+        cluster.segment_bytes = rng.pick(&[8 << 10, 32 << 10, 256 << 10]);
+        let millis = Duration::from_millis;
+        let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
+        cluster.sync = (millis(shortest), millis(longest));
+        if rng.chance(400) {
+            let skewed = |rng: &mut Rng| Clock::new(rng.between(800, 1250), 0);
+            cluster.clocks = (1..=nodes).map(|id| (id, skewed(&mut rng))).collect();
+        }
+        if rng.chance(700) {
+            cluster.weather = Weather {
+                drop: rng.pick(&[0, 0, 10, 50, 200]),
+                duplicate: rng.pick(&[0, 10, 100]),
+                delay_min_us: rng.pick(&[0, 500]),
+                delay_max_us: rng.pick(&[1_000, 5_000, 20_000, 60_000]),
+                straggle: rng.pick(&[0, 10, 50]),
+                reorder: rng.chance(500),
+            };
+        }
+        let damage = rng.pick(&[0, 0, 5, 30]);
+        let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
+        // Some worlds have a few kinds of faults only, and those often.
+        let kinds = if rng.chance(300) { u32::MAX } else { rng.number() as u32 };
+        let every_ms = rng.pick(&[40, 200, 800]);
+        let mut schedule = Vec::new();
+        let mut at = millis(rng.below(1_000));
+        while at < duration {
+            schedule.extend(Fault::draw(&mut rng, nodes, kinds).map(|fault| (at, fault)));
+            at += millis(rng.between(1, 2 * every_ms));
+        }
+        let clients = rng.pick(&[1, 3, 6]);
+        Self {
+            cluster,
+            damage,
+            clients,
+            calls: 1_500 / clients,
+            keys: rng.pick(&[1, 2, 4]),
+            think: millis(rng.pick(&[2, 10, 50])),
+            duration,
+            schedule,
+            left_out: Vec::new(),
+        }
+    }
+
+    /// What there is to leave out.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            faults: self.schedule.len(),
+            troubles: Trouble::ALL.into_iter().filter(|trouble| self.has(*trouble)).collect(),
+            nodes: self.cluster.nodes as usize,
+            millis: self.duration.as_millis() as u64,
+        }
+    }
+
+    fn has(&self, trouble: Trouble) -> bool {
+        let ClusterOptions { config, clocks, sync, .. } = &self.cluster;
+        trouble.is_in(&self.cluster.weather).unwrap_or(match trouble {
+            Trouble::Damage => self.damage > 0,
+            Trouble::Skew => clocks.values().any(Clock::is_skewed),
+            Trouble::Sync => *sync != ClusterOptions::new(1).sync,
+            Trouble::Window => {
+                let usual = Config::default();
+                config.tail_bytes < usual.tail_bytes || config.window_bytes < usual.window_bytes
+            }
+            // Of these there is one.
+            _ => false,
+        })
+    }
+
+    /// Leaves out what `reduction` says. Entries of the schedule that stay keep their numbers: those
+    /// that go are told to [`Plan::left_out`].
+    pub fn reduce(&mut self, reduction: &Reduction) {
+        if let Some(keep) = &reduction.faults {
+            self.left_out = (0..self.schedule.len()).filter(|n| !keep.contains(n)).collect();
+        }
+        for trouble in &reduction.calm {
+            trouble.calm(&mut self.cluster.weather);
+            match trouble {
+                Trouble::Damage => self.damage = 0,
+                Trouble::Skew => self.cluster.clocks.clear(),
+                Trouble::Sync => self.cluster.sync = ClusterOptions::new(1).sync,
+                Trouble::Window => {
+                    let (usual, config) = (Config::default(), &mut self.cluster.config);
+                    config.tail_bytes = usual.tail_bytes;
+                    config.apply_bytes = usual.apply_bytes;
+                    config.append_bytes = usual.append_bytes;
+                    config.window_bytes = usual.window_bytes;
+                    config.uncommitted_bytes = usual.uncommitted_bytes;
+                }
+                _ => {}
+            }
+        }
+        if let Some(nodes) = reduction.nodes {
+            self.cluster.nodes = (nodes as u64).clamp(1, self.cluster.nodes);
+        }
+        if let Some(millis) = reduction.millis {
+            self.duration = self.duration.min(Duration::from_millis(millis));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reduced_plan_has_what_is_left() {
+        let troubles: Vec<Trouble> =
+            Trouble::ALL.into_iter().filter(|trouble| *trouble != Trouble::Beginnings).collect();
+        let seed = (0..).find(|seed| {
+            let outline = Plan::from_seed(*seed).outline();
+            outline.nodes == 5 && outline.faults > 4 && outline.troubles == troubles
+        });
+        let whole = Plan::from_seed(seed.unwrap());
+        let mut plan = whole.clone();
+        plan.reduce(&Reduction {
+            faults: Some(vec![1, 3]),
+            calm: Trouble::ALL.to_vec(),
+            nodes: Some(3),
+            millis: Some(1200),
+        });
+        assert_eq!(plan.schedule, whole.schedule, "what stays keeps its number");
+        assert_eq!(plan.left_out.len(), whole.schedule.len() - 2);
+        assert_eq!(
+            plan.outline(),
+            Outline { troubles: vec![], nodes: 3, millis: 1200, ..plan.outline() }
+        );
+    }
+}
