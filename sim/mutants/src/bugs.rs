@@ -336,7 +336,7 @@ pub(crate) static BUGS: [Bug; 46] = [
     node(
         "success-though-overwritten",
         "success returned though the entry was overwritten",
-        100,
+        600,
         &[ONCE, LINEARIZABLE, STOPS],
     ),
     node(

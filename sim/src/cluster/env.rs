@@ -46,6 +46,13 @@ impl MachineClock {
         Duration::from_nanos(at.saturating_sub(self.world_nanos()))
     }
 
+    /// It goes at `rate` thousandths of the true rate from now on.
+    pub(crate) fn set_rate(&self, rate: u64) {
+        let now = self.world_nanos();
+        lock(&self.clock).set_rate(now, rate);
+        self.set.notify_waiters();
+    }
+
     /// The clock leaps forward. Monotonic clocks do not go back.
     pub(crate) fn jump(&self, by: Duration) {
         lock(&self.clock).jump(by.as_nanos() as u64);

@@ -151,9 +151,8 @@ impl Run {
             lock(&self.hurt).extend(fault.hurts_disk_of());
             let (run, fault) = (self.clone(), *fault);
             faults.push(self.sim.spawn(async move {
-                let ended = fault.inflict(&run.cluster).await;
-                if let Some(node) = fault.node() {
-                    run.start(node, ended);
+                if let Err((node, why)) = fault.inflict(&run.cluster).await {
+                    run.start(node, Err(why));
                 }
             }));
         }

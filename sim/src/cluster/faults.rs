@@ -25,6 +25,11 @@ pub enum Fault {
         /// How long it is down.
         down: Duration,
     },
+    /// The power goes everywhere at once; the nodes come back one after the other.
+    PowerLoss {
+        /// How long the first is down.
+        down: Duration,
+    },
     /// SIGKILL; the machine keeps what was written, synced or not.
     Kill {
         /// Which node.
@@ -48,10 +53,19 @@ pub enum Fault {
         /// Whether nothing leaves it.
         outward: bool,
     },
+    /// One direction of one link is cut.
+    CutLink {
+        /// Who is not heard any more.
+        from: NodeId,
+        /// By whom.
+        to: NodeId,
+    },
     /// Two sides that don't hear each other.
     Partition {
         /// One bit per node.
         side: u64,
+        /// A node that hears both.
+        bridge: Option<NodeId>,
     },
     /// Each node hears its two neighbours only.
     Ring,
@@ -109,6 +123,13 @@ pub enum Fault {
         /// How long the node is down.
         down: Duration,
     },
+    /// A clock goes at another rate from now on.
+    ClockRate {
+        /// Whose clock.
+        node: NodeId,
+        /// Thousandths of the true rate.
+        rate: u64,
+    },
     /// A clock leaps forward.
     JumpClock {
         /// Whose clock.
@@ -131,7 +152,7 @@ impl Fault {
         let node = 1 + rng.below(nodes);
         let millis = |rng: &mut Rng, choices: &[u64]| Duration::from_millis(rng.pick(choices));
         let down = millis(rng, &[1, 50, 400, 3_000]);
-        let kind = rng.below(14);
+        let kind = rng.below(16);
         let seed = rng.number();
         if kinds >> kind & 1 == 0 {
             return None;
@@ -145,7 +166,12 @@ impl Fault {
                 let (inward, outward) = rng.pick(&[(true, true), (true, false), (false, true)]);
                 Self::Isolate { node, inward, outward }
             }
-            5 => rng.pick(&[Self::Partition { side: seed }, Self::Ring, Self::Cuts { seed }]),
+            5 => {
+                let bridge = rng.chance(500).then_some(node);
+                let partition = Self::Partition { side: seed, bridge };
+                let cut = Self::CutLink { from: node, to: 1 + rng.below(nodes) };
+                rng.pick(&[partition, partition, Self::Ring, Self::Cuts { seed }, cut])
+            }
             6 => Self::Heal,
             7 => Self::HangDisk { node, hung: millis(rng, &[100, 800, 2_500]) },
             8 => Self::SlowDisk { node, factor: rng.pick(&[1, 1, 5, 40]) },
@@ -156,6 +182,8 @@ impl Fault {
             }
             11 => Self::OldDisk { node, age: millis(rng, &[50, 500, 3_000]), down },
             12 => Self::WipedDisk { node, down },
+            13 => Self::ClockRate { node, rate: rng.between(800, 1_250) },
+            14 => Self::PowerLoss { down },
             _ => Self::JumpClock { node, by: millis(rng, &[10, 300, 5_000]) },
         })
     }
@@ -185,30 +213,43 @@ impl Fault {
             | Self::DiskFull { node, .. }
             | Self::OldDisk { node, .. }
             | Self::WipedDisk { node, .. }
+            | Self::ClockRate { node, .. }
             | Self::JumpClock { node, .. } => Some(*node),
-            Self::Partition { .. } | Self::Ring | Self::Cuts { .. } | Self::Heal => None,
+            Self::PowerLoss { .. }
+            | Self::CutLink { .. }
+            | Self::Partition { .. }
+            | Self::Ring
+            | Self::Cuts { .. }
+            | Self::Heal => None,
         }
     }
 
     /// Does it, and undoes it where it does not last. Returns when all is over.
-    pub(crate) async fn inflict<S: StateMachine>(self, cluster: &Cluster<S>) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Which node does not start afterwards, and why.
+    pub(crate) async fn inflict<S: StateMachine>(
+        self,
+        cluster: &Cluster<S>,
+    ) -> Result<(), (NodeId, String)> {
         let ids = cluster.ids();
+        let start = async |id| cluster.restart(id).await.map_err(|why| (id, why));
         let sleep = |duration| cluster.0.sim.sleep(duration);
         match self {
             Self::Crash { node, down } => {
                 cluster.crash(node).await;
                 sleep(down).await;
-                return cluster.restart(node).await;
+                return start(node).await;
             }
             Self::CrashInWrite { node, down } => {
                 cluster.crash_in_a_write(node, Duration::from_millis(300)).await;
                 sleep(down).await;
-                return cluster.restart(node).await;
+                return start(node).await;
             }
             Self::Kill { node, down } => {
                 cluster.kill(node).await;
                 sleep(down).await;
-                return cluster.restart(node).await;
+                return start(node).await;
             }
             Self::Pause { node, still } => {
                 cluster.pause(node);
@@ -225,10 +266,24 @@ impl Fault {
                     }
                 }
             }
-            Self::Partition { side } => {
+            Self::PowerLoss { down } => {
+                for id in &ids {
+                    cluster.crash(*id).await;
+                }
+                let mut ended = Ok(());
+                for id in &ids {
+                    sleep(down).await;
+                    ended = ended.and(start(*id).await);
+                }
+                return ended;
+            }
+            Self::CutLink { from, to } => cluster.cut(from, to),
+            Self::Partition { side, bridge } => {
                 cluster.heal();
-                let (left, right): (Vec<_>, Vec<_>) =
-                    ids.into_iter().partition(|id| side >> id & 1 == 1);
+                let (left, right): (Vec<_>, Vec<_>) = ids
+                    .into_iter()
+                    .filter(|id| bridge != Some(*id))
+                    .partition(|id| side >> id & 1 == 1);
                 cluster.partition(&left, &right);
             }
             Self::Ring => {
@@ -263,13 +318,13 @@ impl Fault {
             Self::SyncFails { node, down } => {
                 cluster.fail_next_sync(node);
                 sleep(Duration::from_millis(200) + down).await;
-                return cluster.restart(node).await;
+                return start(node).await;
             }
             Self::DiskFull { node, free_bytes, full } => {
                 cluster.set_free_space(node, Some(free_bytes));
                 sleep(full).await;
                 cluster.set_free_space(node, None);
-                return cluster.restart(node).await;
+                return start(node).await;
             }
             Self::OldDisk { node, age, down } => {
                 let Some(copy) = cluster.copy_disk(node) else { return Ok(()) };
@@ -277,16 +332,17 @@ impl Fault {
                 if cluster.may_put_back(node, &copy) {
                     cluster.put_back_disk(node, copy).await;
                     sleep(down).await;
-                    return cluster.restart(node).await;
+                    return start(node).await;
                 }
             }
             Self::WipedDisk { node, down } => {
                 if cluster.may_wipe(node) {
                     cluster.wipe_disk(node).await;
                     sleep(down).await;
-                    return cluster.restart(node).await;
+                    return start(node).await;
                 }
             }
+            Self::ClockRate { node, rate } => cluster.set_clock_rate(node, rate),
             Self::JumpClock { node, by } => cluster.jump_clock(node, by),
         }
         Ok(())

@@ -531,6 +531,13 @@ impl<S: StateMachine> Cluster<S> {
         self.disk(id).files.lie_about_syncs();
     }
 
+    /// The node's clock goes at `rate` thousandths of the true rate from now on.
+    pub fn set_clock_rate(&self, id: NodeId, rate: u64) {
+        self.0.sim.note(id, format_args!("clock goes at {rate}/1000"));
+        let clock = self.machines()[&id].clock.clone();
+        clock.set_rate(rate);
+    }
+
     /// The node's clock leaps forward.
     pub fn jump_clock(&self, id: NodeId, by: Duration) {
         self.0.sim.note(id, format_args!("clock leaps by {} ms", by.as_millis()));
