@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod engines;
 mod explore;
 mod failure;
+mod fault;
 pub mod history;
 mod minimize;
 mod reduction;
@@ -28,6 +29,7 @@ mod trace;
 
 pub use explore::{Counts, Level, Options, Report, explore};
 pub use failure::{Failure, Steps};
+pub use fault::{Fault, Kind, Links, Planned, Rates};
 pub use minimize::minimize;
 pub use reduction::{Outline, Reduction, Trouble};
 pub use rng::Rng;

@@ -3,8 +3,8 @@
 //! A failure names its seed and the command that replays it with a readable trace. A failing seed
 //! is never run again in the hope of a better answer: it goes into `seeds_that_found_something`.
 
-use quorate_sim::engines::{Kind, Plan, Rates, World, check};
-use quorate_sim::{Counts, Options, Report, Sabotage, TraceMode, explore};
+use quorate_sim::engines::{Plan, World, check};
+use quorate_sim::{Counts, Kind, Options, Rates, Report, Sabotage, TraceMode, explore};
 
 /// Runs one world to its end; of a failure the last lines are shown.
 fn run(seed: u64, trace: TraceMode) -> Result<Report, String> {

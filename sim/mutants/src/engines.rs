@@ -1,6 +1,7 @@
 //! Bugs of the protocol, in worlds of engines: see `quorate_sim::engines`.
 
-use quorate_sim::engines::{Clock, Kind, Plan, Rates, World};
+use quorate_sim::engines::{Clock, Plan, World};
+use quorate_sim::{Kind, Rates};
 
 use crate::Caught;
 

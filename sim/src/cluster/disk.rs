@@ -34,7 +34,7 @@ struct State {
 
 impl SimDisk {
     pub(crate) fn new(sim: Sim, node: u64, sync: (Duration, Duration)) -> Self {
-        let mut rng = sim.rng();
+        let mut rng = Rng::stream(sim.seed(), &format!("disk {node}"));
         let files = FakeDisk::new(rng.number());
         let state = Mutex::new(State { rng, sync, factor: 1, hanging: false });
         Self { sim, node, files, state, released: Notify::new() }
@@ -126,9 +126,8 @@ impl SimDisk {
         }
     }
 
-    /// The power goes in front of one of the next few changes of the disk.
-    pub(crate) fn cut_power_soon(&self) {
-        let after = lock(&self.state).rng.below(4);
-        self.files.crash_at(self.files.ops() + after, Crash::Torn);
+    /// The power goes after so many further changes of the disk.
+    pub(crate) fn cut_power_after(&self, changes: u64) {
+        self.files.crash_at(self.files.ops() + changes, Crash::Torn);
     }
 }

@@ -84,8 +84,10 @@ pub(crate) struct NodeEnv {
 }
 
 impl NodeEnv {
-    pub(crate) fn new(sim: Sim, node: u64, clock: Arc<MachineClock>) -> Self {
-        let rng = Mutex::new(sim.rng());
+    /// The process of a node's `life`.
+    pub(crate) fn new(sim: Sim, node: u64, life: u32, clock: Arc<MachineClock>) -> Self {
+        let rng = Rng::stream(sim.seed(), &format!("node {node} life {life}"));
+        let rng = Mutex::new(rng);
         Self { sim, node, clock, gate: Arc::default(), rng, tasks: Mutex::default() }
     }
 
@@ -178,6 +180,10 @@ impl Future for Gated {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if !self.sim.goes_on() {
+            // Nothing would ever end here.
+            return Poll::Pending;
+        }
         {
             let mut state = lock(&self.gate.state);
             if state.dead {

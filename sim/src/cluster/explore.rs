@@ -1,19 +1,21 @@
 //! A seed's world: a cluster of registers, clients that write and read, faults from a schedule, and
 //! in the end the question whether every promise was kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate::{NodeId, Raft};
 
+use crate::cluster::Cluster;
+use crate::cluster::nemesis::inflict;
 use crate::cluster::plan::Plan;
 use crate::cluster::registers::{Command, Ledger, Operation, Store};
 use crate::cluster::sim::{Sim, lock};
-use crate::cluster::{CRASHED, Cluster};
 use crate::explore::{Counts, Options, Report};
 use crate::failure::Failure;
+use crate::fault::Planned;
 use crate::history::linearizability::check;
 use crate::history::registers::{Input, Output, Registers};
 use crate::history::{History, Outcome};
@@ -84,7 +86,7 @@ pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
             numbers: AtomicU64::new(0),
             outcomes: Mutex::default(),
             stop: AtomicBool::new(false),
-            hurt: Mutex::default(),
+            positions: Mutex::default(),
             keys: plan.keys,
             think: plan.think,
             sim,
@@ -117,8 +119,8 @@ struct Run {
     numbers: AtomicU64,
     outcomes: Mutex<BTreeMap<u64, Fate>>,
     stop: AtomicBool,
-    /// Nodes whose disk was made to fail: they may stop by themselves.
-    hurt: Mutex<BTreeSet<NodeId>>,
+    /// Term, committed and applied of each node, in which of its lives.
+    positions: Mutex<BTreeMap<NodeId, (u32, [u64; 3])>>,
     keys: u8,
     think: Duration,
 }
@@ -127,34 +129,33 @@ impl Run {
     async fn go(self: Arc<Self>, plan: &Plan) -> Statistics {
         self.cluster.set_weather(plan.cluster.weather, plan.damage);
         for id in self.cluster.ids() {
-            self.start(id, self.cluster.restart(id).await);
+            self.cluster.restart(id).await.ok();
         }
         self.cluster.initialize().await;
         let clients: Vec<_> = (1..=plan.clients)
-            .map(|client| self.sim.spawn(self.clone().client(client, plan.calls, self.sim.rng())))
+            .map(|client| {
+                let rng = Rng::stream(self.sim.seed(), &format!("client {client}"));
+                self.sim.spawn(self.clone().client(client, plan.calls, rng))
+            })
             .collect();
         let (mut faults, nodes) = (Vec::new(), plan.cluster.nodes);
-        for (entry, (at, fault)) in plan.schedule.iter().enumerate() {
+        for (entry, Planned { at_ms, fault }) in plan.faults.iter().enumerate() {
+            let at = Duration::from_millis(*at_ms);
             let misses = fault.node().is_some_and(|node| node > nodes);
-            if plan.left_out.contains(&entry) || *at >= plan.duration || misses {
+            if plan.left_out.contains(&entry) || at >= plan.duration || misses {
                 continue;
             }
             self.sim.sleep(at.saturating_sub(self.sim.elapsed())).await;
             if self.sabotage == Some(Sabotage::DiskLies) && faults.is_empty() {
                 self.cluster.ids().into_iter().for_each(|id| self.cluster.disk_lies(id));
             }
-            self.look_at_nodes();
+            self.look_at_positions();
             if self.sim.has_failed() {
                 break;
             }
             self.sim.note(0, format_args!("fault {entry}: {fault}"));
-            lock(&self.hurt).extend(fault.hurts_disk_of());
-            let (run, fault) = (self.clone(), *fault);
-            faults.push(self.sim.spawn(async move {
-                if let Err((node, why)) = fault.inflict(&run.cluster).await {
-                    run.start(node, Err(why));
-                }
-            }));
+            let (cluster, fault) = (self.cluster.clone(), *fault);
+            faults.push(self.sim.spawn(async move { inflict(fault, &cluster).await }));
         }
         let struck = faults.len() as u64;
         let until = if self.sim.has_failed() { Duration::ZERO } else { plan.duration };
@@ -169,33 +170,30 @@ impl Run {
         for client in clients {
             drop(client.await);
         }
-        self.look_at_nodes();
+        self.look_at_positions();
         if self.sabotage == Some(Sabotage::NeverHeals) {
             self.cluster.ids().into_iter().for_each(|id| self.cluster.isolate(id));
         }
         // A log that failed in a quiet moment stops its node at the next write, maybe only now.
         let operator = self.sim.spawn(self.clone().keep_up());
-        self.recovers(plan).await;
+        self.recovers().await;
         operator.abort();
+        self.look_at_positions();
         self.check();
         self.statistics(struck)
     }
 
-    /// A start that fails, where the disk was never hurt, is a broken promise.
-    fn start(&self, node: NodeId, started: Result<(), String>) {
-        if let Err(why) = started {
-            if why != CRASHED && !lock(&self.hurt).contains(&node) {
-                self.sim.fail("a node can start from what its disk kept", format!("{node}: {why}"));
-            }
-        }
-    }
-
-    fn look_at_nodes(&self) {
+    /// No position of a node goes back while it lives (paper, Figure 2).
+    fn look_at_positions(&self) {
         for node in self.cluster.nodes() {
-            if let Some(fatal) = node.metrics().fatal {
-                if !lock(&self.hurt).contains(&node.id()) {
-                    self.sim.fail("no node stops by itself", format!("{}: {fatal}", node.id()));
-                }
+            let (id, metrics) = (node.id(), node.metrics());
+            let now = [metrics.term, metrics.committed, metrics.applied];
+            let now = (self.cluster.life(id), now);
+            let before = lock(&self.positions).insert(id, now);
+            let back = before.filter(|before| before.0 == now.0);
+            if back.is_some_and(|before| before.1.iter().zip(now.1).any(|(a, b)| *a > b)) {
+                let what = format!("node {id}: {before:?}, then {now:?}");
+                self.sim.fail("positions never go back", what);
             }
         }
     }
@@ -275,17 +273,17 @@ impl Run {
     async fn keep_up(self: Arc<Self>) {
         loop {
             for id in self.cluster.members() {
-                self.start(id, self.cluster.restart(id).await);
+                self.cluster.restart(id).await.ok();
             }
             self.sim.sleep(Duration::from_millis(100)).await;
         }
     }
 
     /// Liveness: without faults the cluster elects, commits, levels, and serves reads everywhere.
-    async fn recovers(&self, plan: &Plan) {
+    async fn recovers(&self) {
         const PROMISE: &str = "the cluster recovers";
         self.cluster.initialize().await;
-        let bound = plan.cluster.config.election_timeout_max * 20 * 5 / 4 + Duration::from_secs(10);
+        let bound = self.cluster.recovery_bound();
         if let Err(missing) = self.cluster.ready(bound).await {
             return self.sim.fail(PROMISE, missing);
         }
@@ -308,6 +306,10 @@ impl Run {
                 }
             }
         }
+        // What was written just now, too.
+        if let Err(missing) = self.cluster.ready(bound).await {
+            self.sim.fail(PROMISE, missing);
+        }
     }
 
     async fn writes(&self, id: NodeId) -> bool {
@@ -325,6 +327,11 @@ impl Run {
     }
 
     fn check(&self) {
+        for id in self.cluster.members() {
+            if let Err(what) = self.ledger.is_whole_on(id) {
+                self.sim.fail("everything is on every node", what);
+            }
+        }
         let counts = self.ledger.counts();
         for (number, fate) in lock(&self.outcomes).iter() {
             let applied = counts.get(number).copied().unwrap_or(0);

@@ -34,7 +34,7 @@
 mod disk;
 mod env;
 mod explore;
-mod faults;
+mod nemesis;
 mod network;
 mod plan;
 mod registers;
@@ -47,7 +47,7 @@ use std::time::Duration;
 use quorate::{
     Config, Env, Event, Events, Index, Metrics, NodeId, Raft, RoleKind, StateMachine, Term,
 };
-use quorate_storage::wal::{Crash, Wal, WalOptions};
+use quorate_storage::wal::{Crash, FakeDisk, Wal, WalOptions};
 use tokio::sync::{Notify, oneshot};
 
 use crate::engines::{Clock, Weather};
@@ -58,7 +58,6 @@ use sim::lock;
 
 pub use explore::Statistics;
 pub(crate) use explore::explore;
-pub use faults::Fault;
 pub use plan::Plan;
 pub use sim::Sim;
 
@@ -114,10 +113,17 @@ struct Shared<S: StateMachine> {
     network: SimNetwork,
     machine: Box<dyn Fn(NodeId) -> S + Send + Sync>,
     machines: Mutex<BTreeMap<NodeId, Machine<S>>>,
-    /// Who led each term.
-    leaders: Mutex<BTreeMap<Term, NodeId>>,
-    /// The first node whose disk forgot something, and whether that was everything.
-    forgot: Mutex<Option<(NodeId, bool)>>,
+    /// Who led each term, in which of its lives.
+    leaders: Mutex<BTreeMap<Term, (NodeId, u32)>>,
+    /// Nodes whose disk forgot something.
+    forgot: Mutex<BTreeMap<NodeId, Forgot>>,
+}
+
+/// What a disk forgot that it had synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forgot {
+    Everything,
+    WhatCameAfterACopy,
 }
 
 /// What a disk held once: see [`Cluster::copy_disk`].
@@ -133,7 +139,23 @@ struct Machine<S: StateMachine> {
     clock: Arc<MachineClock>,
     /// Counts processes.
     life: u32,
+    /// Whether somebody is about to start it.
+    starting: bool,
     process: Option<Process<S>>,
+}
+
+/// Until this is dropped, nobody else starts the node.
+struct Starting<S: StateMachine> {
+    cluster: Cluster<S>,
+    id: NodeId,
+}
+
+impl<S: StateMachine> Drop for Starting<S> {
+    fn drop(&mut self) {
+        if let Some(machine) = self.cluster.machines().get_mut(&self.id) {
+            machine.starting = false;
+        }
+    }
 }
 
 struct Process<S: StateMachine> {
@@ -178,6 +200,7 @@ impl<S: StateMachine> Cluster<S> {
                 disk: Arc::new(SimDisk::new(sim.clone(), id, options.sync)),
                 clock: Arc::new(MachineClock::new(sim.clone(), clock)),
                 life: 0,
+                starting: false,
                 process: None,
             };
             (id, machine)
@@ -221,8 +244,7 @@ impl<S: StateMachine> Cluster<S> {
 
     /// Those whose disk was not wiped: who comes back with an empty one is a stranger to the others.
     pub fn members(&self) -> Vec<NodeId> {
-        let wiped = lock(&self.0.forgot).filter(|(_, everything)| *everything);
-        self.ids().into_iter().filter(|id| wiped.is_none_or(|(wiped, _)| wiped != *id)).collect()
+        self.ids().into_iter().filter(|id| !self.is_wiped(*id)).collect()
     }
 
     /// The handle of a node.
@@ -251,16 +273,26 @@ impl<S: StateMachine> Cluster<S> {
     // ---- processes ----
 
     /// Starts a node that is down, or that had to stop by itself, from what its disk has. Does
-    /// nothing if it is up or about to be.
+    /// nothing if it is up or about to be. That a node does not start is a broken promise, unless it
+    /// says that its disk is full or failed as it was told to, or that its disk was wiped.
     ///
     /// # Errors
     /// Why it does not start.
+    ///
+    /// # Panics
+    /// If there is no such node.
     pub async fn restart(&self, id: NodeId) -> Result<(), String> {
         let stopped = |raft: &Raft<S>| raft.metrics().fatal.is_some();
         let is_up = |process: &Process<S>| !process.raft.as_ref().is_some_and(stopped);
-        if self.machines()[&id].process.as_ref().is_some_and(is_up) {
-            return Ok(());
+        {
+            let mut machines = self.machines();
+            let machine = machines.get_mut(&id).expect("an id of this cluster");
+            if machine.starting || machine.process.as_ref().is_some_and(is_up) {
+                return Ok(());
+            }
+            machine.starting = true;
         }
+        let _starting = Starting { cluster: self.clone(), id };
         self.end(id, Crash::KeepAll).await;
         let files = self.disk(id).files.clone();
         let crashes = files.crashes();
@@ -270,6 +302,10 @@ impl<S: StateMachine> Cluster<S> {
         }
         if let Err(why) = &started {
             self.0.sim.note(id, format_args!("does not start: {why}"));
+            if why != CRASHED && !self.is_asked_for(id, why) {
+                let what = format!("node {id}: {why}");
+                self.0.sim.fail("a node can start from what its disk kept", what);
+            }
         }
         started
     }
@@ -280,7 +316,7 @@ impl<S: StateMachine> Cluster<S> {
             let mut machines = self.machines();
             let machine = machines.get_mut(&id).expect("an id of this cluster");
             machine.life += 1;
-            let env = Arc::new(NodeEnv::new(sim.clone(), id, machine.clock.clone()));
+            let env = Arc::new(NodeEnv::new(sim.clone(), id, machine.life, machine.clock.clone()));
             machine.process = Some(Process { env: env.clone(), raft: None });
             (env, machine.disk.clone(), machine.life)
         };
@@ -331,7 +367,7 @@ impl<S: StateMachine> Cluster<S> {
             }
         };
         network.join(id, life, &raft.host().inbound());
-        sim.spawn(watch(self.clone(), id, raft.events()));
+        sim.spawn(watch(self.clone(), id, life, raft.events()));
         let mut machines = self.machines();
         let machine = machines.get_mut(&id).filter(|machine| machine.life == life);
         match machine.and_then(|machine| machine.process.as_mut()) {
@@ -367,13 +403,28 @@ impl<S: StateMachine> Cluster<S> {
     /// that may be torn in the middle of a write.
     pub async fn crash(&self, id: NodeId) {
         let torn = self.0.sim.rng().chance(500);
-        self.0.sim.note(id, format_args!("the power goes{}", if torn { ", torn" } else { "" }));
-        self.end(id, if torn { Crash::Torn } else { Crash::LoseUnsynced }).await;
+        self.crash_as(id, if torn { Crash::Torn } else { Crash::LoseUnsynced }).await;
     }
 
-    /// The power goes in the middle of one of the next writes, if there are any within `patience`.
-    pub async fn crash_in_a_write(&self, id: NodeId, patience: Duration) {
-        self.disk(id).cut_power_soon();
+    /// SIGKILL: the process is gone, the machine and what it wrote stay.
+    pub async fn kill(&self, id: NodeId) {
+        self.crash_as(id, Crash::KeepAll).await;
+    }
+
+    pub(crate) async fn crash_as(&self, id: NodeId, how: Crash) {
+        let what = match how {
+            Crash::LoseUnsynced => "the power goes",
+            Crash::Torn => "the power goes, torn",
+            Crash::KeepAll => "is killed",
+        };
+        self.0.sim.note(id, format_args!("{what}"));
+        self.end(id, how).await;
+    }
+
+    /// The power goes in the middle of a write, before the change of the disk that follows on the
+    /// next `changes`; after `patience` anyway.
+    pub async fn crash_in_a_write(&self, id: NodeId, changes: u64, patience: Duration) {
+        self.disk(id).cut_power_after(changes);
         let began = self.0.sim.elapsed();
         while self.try_node(id).is_some() && self.0.sim.elapsed() - began < patience {
             self.0.sim.sleep(Duration::from_millis(5)).await;
@@ -381,12 +432,6 @@ impl<S: StateMachine> Cluster<S> {
         if self.try_node(id).is_some() {
             self.crash(id).await;
         }
-    }
-
-    /// SIGKILL: the process is gone, the machine and what it wrote stay.
-    pub async fn kill(&self, id: NodeId) {
-        self.0.sim.note(id, format_args!("is killed"));
-        self.end(id, Crash::KeepAll).await;
     }
 
     /// SIGSTOP: the process stands still, its clock goes on.
@@ -416,7 +461,7 @@ impl<S: StateMachine> Cluster<S> {
     /// Cuts one direction.
     pub fn cut(&self, from: NodeId, to: NodeId) {
         self.0.sim.note(0, format_args!("cut {from} -> {to}"));
-        self.0.network.set_cut(from, to, true);
+        self.0.network.cut(from, to);
     }
 
     /// Cuts both directions between each node of `left` and each of `right`.
@@ -488,22 +533,38 @@ impl<S: StateMachine> Cluster<S> {
     /// one such node is survived, unless it stood for election meanwhile.
     pub async fn put_back_disk(&self, id: NodeId, copy: DiskCopy) {
         self.0.sim.note(id, format_args!("the power goes; an old disk takes the disk's place"));
+        lock(&self.0.forgot).entry(id).or_insert(Forgot::WhatCameAfterACopy);
         self.end(id, Crash::LoseUnsynced).await;
         self.disk(id).files.replace(copy.files);
-        lock(&self.0.forgot).get_or_insert((id, false));
     }
 
     /// The power goes and the disk with it: the node comes back with an empty one, as a stranger to
     /// the others, and is none of [`Cluster::members`] any more.
     pub async fn wipe_disk(&self, id: NodeId) {
         self.0.sim.note(id, format_args!("the power goes; an empty disk takes the disk's place"));
+        lock(&self.0.forgot).insert(id, Forgot::Everything);
         self.end(id, Crash::LoseUnsynced).await;
         self.disk(id).files.replace(BTreeMap::new());
-        *lock(&self.0.forgot) = Some((id, true));
     }
 
     pub(crate) fn has_forgotten(&self) -> bool {
-        lock(&self.0.forgot).is_some()
+        !lock(&self.0.forgot).is_empty()
+    }
+
+    fn is_wiped(&self, id: NodeId) -> bool {
+        lock(&self.0.forgot).get(&id) == Some(&Forgot::Everything)
+    }
+
+    /// Whether a node that gives this reason stopped, or did not start, because its disk was made
+    /// to fail or was wiped.
+    fn is_asked_for(&self, id: NodeId, why: &str) -> bool {
+        why.contains(FakeDisk::TOLD)
+            || (self.is_wiped(id) && why.contains("with another data directory"))
+    }
+
+    /// Which of its lives a node is in.
+    pub(crate) fn life(&self, id: NodeId) -> u32 {
+        self.machines()[&id].life
     }
 
     /// Whether it can be survived that the copy is put back. A node that was a follower of the same
@@ -569,12 +630,17 @@ impl<S: StateMachine> Cluster<S> {
     /// know, and all of the log on every node, applied.
     ///
     /// # Panics
-    /// If it does not come about within twenty election timeouts and what copying the log takes.
+    /// If it does not come about within twenty election timeouts of the slowest clock and ten
+    /// seconds, for what connections wait and what copying a log takes.
     pub async fn settle(&self) {
         self.heal_everything().await;
-        let bound = self.0.options.config.election_timeout_max * 20 + Duration::from_secs(10);
-        let level = self.ready(bound).await;
+        let level = self.ready(self.recovery_bound()).await;
         level.unwrap_or_else(|missing| panic!("the cluster does not recover: {missing}"));
+    }
+
+    pub(crate) fn recovery_bound(&self) -> Duration {
+        let election = self.0.options.config.election_timeout_max;
+        election * 20 * 5 / 4 + Duration::from_secs(10)
     }
 
     pub(crate) async fn heal_everything(&self) {
@@ -589,12 +655,8 @@ impl<S: StateMachine> Cluster<S> {
             self.resume(id);
         }
         for id in self.ids() {
-            // What was wrong a moment ago may go wrong once more, a write that still fails.
-            let mut tries = 0;
-            while let (true, Err(_)) = (tries < 20, self.restart(id).await) {
-                tries += 1;
-                self.0.sim.sleep(Duration::from_millis(50)).await;
-            }
+            // One that is crashed meanwhile is started by whoever did that.
+            self.restart(id).await.ok();
         }
     }
 
@@ -647,21 +709,27 @@ impl<S: StateMachine> Cluster<S> {
 }
 
 /// Follows what a node says of itself, for the trace, and sees that no term has two leaders (paper
-/// §5.2, Election Safety).
-async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, mut events: Events) {
+/// §5.2, Election Safety) and that the node does not stop but for its disk.
+async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, life: u32, mut events: Events) {
     let Shared { sim, leaders, .. } = &*cluster.0;
     while let Some(event) = events.next().await {
         match event {
             Event::Role { role, term, leader } => {
                 sim.note(id, format_args!("is {role} in term {term}, leader {leader:?}"));
                 if role == RoleKind::Leader {
-                    let first = *lock(leaders).entry(term).or_insert(id);
-                    if first != id {
-                        sim.fail("Election Safety", format!("{first} and {id} lead term {term}"));
+                    let first = *lock(leaders).entry(term).or_insert((id, life));
+                    if first != (id, life) {
+                        let what = format!("{first:?} and {:?} lead term {term}", (id, life));
+                        sim.fail("Election Safety", what);
                     }
                 }
             }
-            Event::Stopped { fatal: Some(fatal) } => sim.note(id, format_args!("stops: {fatal}")),
+            Event::Stopped { fatal: Some(fatal) } => {
+                sim.note(id, format_args!("stops: {fatal}"));
+                if !cluster.is_asked_for(id, &fatal) {
+                    sim.fail("no node stops by itself", format!("node {id}: {fatal}"));
+                }
+            }
             _ => {}
         }
     }

@@ -37,7 +37,8 @@ struct State {
     /// Of a thousand sends, how many are damaged on the way.
     damage: u64,
     hosts: BTreeMap<NodeId, Host>,
-    cut: BTreeSet<(NodeId, NodeId)>,
+    /// How many cuts there are on each link.
+    cuts: BTreeMap<(NodeId, NodeId), u32>,
     /// When the newest send of each stream arrives.
     arrival: BTreeMap<(NodeId, NodeId, Lane), Instant>,
     /// Streams that both sides have agreed to, with the lives they belong to.
@@ -55,11 +56,11 @@ type Stream = (NodeId, u32, NodeId, u32, Lane);
 impl SimNetwork {
     pub(crate) fn new(sim: Sim, weather: Weather) -> Self {
         let state = State {
-            rng: sim.rng(),
+            rng: Rng::stream(sim.seed(), "network"),
             weather,
             damage: 0,
             hosts: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            cuts: BTreeMap::new(),
             arrival: BTreeMap::new(),
             streams: BTreeSet::new(),
         };
@@ -89,17 +90,19 @@ impl SimNetwork {
         state.damage = damage;
     }
 
-    pub(crate) fn set_cut(&self, from: NodeId, to: NodeId, cut: bool) {
+    /// Cuts one direction. Cuts are counted: it is whole when each was mended.
+    pub(crate) fn cut(&self, from: NodeId, to: NodeId) {
+        *lock(&self.state).cuts.entry((from, to)).or_default() += 1;
+    }
+
+    pub(crate) fn mend(&self, from: NodeId, to: NodeId) {
         let mut state = lock(&self.state);
-        if cut {
-            state.cut.insert((from, to));
-        } else {
-            state.cut.remove(&(from, to));
-        }
+        let cuts = state.cuts.entry((from, to)).or_default();
+        *cuts = cuts.saturating_sub(1);
     }
 
     pub(crate) fn heal(&self) {
-        lock(&self.state).cut.clear();
+        lock(&self.state).cuts.clear();
     }
 }
 
@@ -115,10 +118,14 @@ enum Fate {
 }
 
 impl State {
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cuts.get(&(from, to)).is_some_and(|cuts| *cuts > 0)
+    }
+
     fn fate(&mut self, stream: (NodeId, u32, NodeId, Lane)) -> Fate {
         let (from, life, to, lane) = stream;
         let weather = self.weather;
-        let reachable = !self.cut.contains(&(from, to)) && self.hosts.contains_key(&to);
+        let reachable = !self.is_cut(from, to) && self.hosts.contains_key(&to);
         if !reachable || self.rng.chance(weather.drop) {
             let patience = Duration::from_millis(self.rng.below(NOTICED_WITHIN.as_millis() as u64));
             return match self.rng.below(3) {
@@ -215,7 +222,7 @@ impl RaftNetwork for Link {
                 for at in arrivals {
                     let network = self.network.clone();
                     let (bytes, numbers) = (bytes.clone(), numbers.clone());
-                    tokio::spawn(async move {
+                    sim.spawn(async move {
                         tokio::time::sleep_until(at).await;
                         let lost = !network.deliver(from, to, life, &bytes);
                         numbers.iter().for_each(|number| network.sim.arrives(*number, lost));
@@ -240,7 +247,7 @@ impl SimNetwork {
             let state = lock(&self.state);
             // A connection ends with either process, and with it what is under way.
             let host = state.hosts.get(&to).filter(|host| host.life == life);
-            let cut = state.cut.contains(&(from, to));
+            let cut = state.is_cut(from, to);
             host.filter(|_| !cut).and_then(|host| host.inbound.upgrade())
         };
         let Some(inbound) = inbound else { return false };

@@ -5,10 +5,13 @@ use std::time::Duration;
 use quorate::Config;
 
 use crate::cluster::ClusterOptions;
-use crate::cluster::faults::Fault;
 use crate::engines::{Clock, Weather};
+use crate::fault::{Planned, Rates};
 use crate::reduction::{Outline, Reduction, Trouble};
 use crate::rng::Rng;
+
+/// Calls of all clients together, at most.
+const CALLS: u64 = 1_500;
 
 /// The circumstances of one simulated world.
 #[derive(Clone, Debug)]
@@ -28,8 +31,8 @@ pub struct Plan {
     /// How long faults and load last.
     pub duration: Duration,
     /// What goes wrong, and when, in order.
-    pub schedule: Vec<(Duration, Fault)>,
-    /// Entries of `schedule` that are left out, by their place.
+    pub faults: Vec<Planned>,
+    /// Entries of `faults` that are left out, by their place.
     pub left_out: Vec<usize>,
 }
 
@@ -69,25 +72,26 @@ impl Plan {
         }
         let damage = rng.pick(&[0, 0, 5, 30]);
         let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
-        // Some worlds have a few kinds of faults only, and those often.
-        let kinds = if rng.chance(300) { u32::MAX } else { rng.number() as u32 };
-        let every_ms = rng.pick(&[40, 200, 800]);
-        let mut schedule = Vec::new();
-        let mut at = millis(rng.below(1_000));
-        while at < duration {
-            schedule.extend(Fault::draw(&mut rng, nodes, kinds).map(|fault| (at, fault)));
-            at += millis(rng.between(1, 2 * every_ms));
-        }
+        let election_ms = cluster.config.election_timeout_max.as_millis() as u64;
+        let unit_ms = rng.pick(&[election_ms / 8, election_ms / 2, election_ms]);
+        let rates = Rates::draw(unit_ms, &mut rng);
+        // Many clusters come to be in peace: what nobody ever led can't break.
+        let quiet = rng.pick(&[0, 2]) * election_ms;
+        let until = duration.as_millis() as u64;
+        let faults = rates.schedule(seed, nodes as usize, election_ms, quiet..until);
         let clients = rng.pick(&[1, 3, 6]);
+        let calls = CALLS / clients;
+        // Slow enough to last until the faults end: a call takes no time itself at best.
+        let think = millis(rng.pick(&[2, 10, 50])).max(duration * 2 / calls as u32);
         Self {
             cluster,
             damage,
             clients,
-            calls: 1_500 / clients,
+            calls,
             keys: rng.pick(&[1, 2, 4]),
-            think: millis(rng.pick(&[2, 10, 50])),
+            think,
             duration,
-            schedule,
+            faults,
             left_out: Vec::new(),
         }
     }
@@ -95,7 +99,7 @@ impl Plan {
     /// What there is to leave out.
     pub fn outline(&self) -> Outline {
         Outline {
-            faults: self.schedule.len(),
+            faults: self.faults.len(),
             troubles: Trouble::ALL.into_iter().filter(|trouble| self.has(*trouble)).collect(),
             nodes: self.cluster.nodes as usize,
             millis: self.duration.as_millis() as u64,
@@ -110,7 +114,11 @@ impl Plan {
             Trouble::Sync => *sync != ClusterOptions::new(1).sync,
             Trouble::Window => {
                 let usual = Config::default();
-                config.tail_bytes < usual.tail_bytes || config.window_bytes < usual.window_bytes
+                config.tail_bytes < usual.tail_bytes
+                    || config.apply_bytes < usual.apply_bytes
+                    || config.append_bytes < usual.append_bytes
+                    || config.window_bytes < usual.window_bytes
+                    || config.uncommitted_bytes < usual.uncommitted_bytes
             }
             // Of these there is one.
             _ => false,
@@ -121,7 +129,7 @@ impl Plan {
     /// that go are told to [`Plan::left_out`].
     pub fn reduce(&mut self, reduction: &Reduction) {
         if let Some(keep) = &reduction.faults {
-            self.left_out = (0..self.schedule.len()).filter(|n| !keep.contains(n)).collect();
+            self.left_out = (0..self.faults.len()).filter(|n| !keep.contains(n)).collect();
         }
         for trouble in &reduction.calm {
             trouble.calm(&mut self.cluster.weather);
@@ -169,8 +177,8 @@ mod tests {
             nodes: Some(3),
             millis: Some(1200),
         });
-        assert_eq!(plan.schedule, whole.schedule, "what stays keeps its number");
-        assert_eq!(plan.left_out.len(), whole.schedule.len() - 2);
+        assert_eq!(plan.faults, whole.faults, "what stays keeps its number");
+        assert_eq!(plan.left_out.len(), whole.faults.len() - 2);
         assert_eq!(
             plan.outline(),
             Outline { troubles: vec![], nodes: 3, millis: 1200, ..plan.outline() }

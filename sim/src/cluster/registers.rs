@@ -56,15 +56,24 @@ impl Answer {
 /// What was applied anywhere, by index: every node, in each of its lives, has to see the same
 /// (paper §5.4.3, State Machine Safety).
 #[derive(Clone, Default)]
-pub(crate) struct Ledger(Arc<Mutex<BTreeMap<u64, (LogId, Command)>>>);
+pub(crate) struct Ledger(Arc<Mutex<Entries>>);
+
+#[derive(Default)]
+struct Entries {
+    by_index: BTreeMap<u64, (LogId, Command)>,
+    /// What each node has applied in its present life, in order.
+    by_node: BTreeMap<u64, Vec<LogId>>,
+}
 
 impl Ledger {
     fn note(&self, sim: &Sim, node: u64, entry: &Committed<Command>) {
-        let mut seen = lock(&self.0);
-        let first = seen.entry(entry.id.index).or_insert_with(|| (entry.id, entry.command.clone()));
+        let mut entries = lock(&self.0);
+        entries.by_node.entry(node).or_default().push(entry.id);
+        let first = entries.by_index.entry(entry.id.index);
+        let first = first.or_insert_with(|| (entry.id, entry.command.clone()));
         if (first.0, &first.1) != (entry.id, &entry.command) {
             let what = format!("node {node} applies {entry:?} where {first:?} was applied");
-            drop(seen);
+            drop(entries);
             sim.fail("State Machine Safety", what);
         }
     }
@@ -72,10 +81,30 @@ impl Ledger {
     /// How often each command was applied, by its number.
     pub(crate) fn counts(&self) -> BTreeMap<u64, u32> {
         let mut counts = BTreeMap::new();
-        for (_, command) in lock(&self.0).values() {
+        for (_, command) in lock(&self.0).by_index.values() {
             *counts.entry(command.number).or_default() += 1;
         }
         counts
+    }
+
+    /// Whether this node has applied all that was ever applied anywhere, each once.
+    ///
+    /// # Errors
+    /// The first entry where it has not.
+    pub(crate) fn is_whole_on(&self, node: u64) -> Result<(), String> {
+        let entries = lock(&self.0);
+        let here = entries.by_node.get(&node).map_or(&[][..], Vec::as_slice);
+        let all = || entries.by_index.values().map(|(id, _)| *id);
+        if here.iter().copied().eq(all()) {
+            return Ok(());
+        }
+        let same = here.iter().zip(all()).take_while(|(a, b)| *a == b).count();
+        let at = |id: Option<LogId>| id.map_or("nothing".into(), |id| id.to_string());
+        Err(format!(
+            "node {node} applied {} where {} was applied",
+            at(here.get(same).copied()),
+            at(all().nth(same))
+        ))
     }
 }
 
@@ -90,6 +119,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(sim: Sim, node: u64, ledger: Ledger) -> Self {
+        lock(&ledger.0).by_node.insert(node, Vec::new());
         Self { sim, node, ledger, values: BTreeMap::new(), last: LogId::ZERO }
     }
 

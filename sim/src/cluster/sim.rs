@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use crate::trace::{Difference, Trace, TraceMode};
 /// waits for something that never happens.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// Polls in one moment that no run in order comes near to.
+const BUSY: u64 = 1_000_000;
+
 /// A simulated run, from the inside. A clone is the same run.
 #[derive(Clone)]
 pub struct Sim(Arc<Inner>);
@@ -30,6 +33,8 @@ struct Inner {
     trace: Mutex<Trace>,
     picture: Mutex<Picture>,
     failure: Mutex<Option<Failure>>,
+    /// The present moment, and how often tasks of nodes were polled in it.
+    moment: Mutex<(Duration, u64)>,
 }
 
 /// What the picture of the last steps is made of.
@@ -81,6 +86,7 @@ impl Sim {
                     sent: 0,
                 }),
                 failure: Mutex::new(None),
+                moment: Mutex::default(),
             }));
             let test = AssertUnwindSafe(test(sim.clone())).catch_unwind();
             let result = match tokio::time::timeout(LONGEST, test).await {
@@ -144,12 +150,34 @@ impl Sim {
     }
 
     /// Runs a task of the test's own, a client for instance. It belongs to no node: it lives on
-    /// through crashes.
+    /// through crashes. A panic in it fails the run, whether anybody awaits the task or not.
     pub fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        tokio::spawn(task)
+        let sim = self.clone();
+        tokio::spawn(async move {
+            let ended = AssertUnwindSafe(task).catch_unwind().await;
+            ended.unwrap_or_else(|panic| {
+                sim.fail("no task panics", panic_text(&*panic));
+                resume_unwind(panic)
+            })
+        })
+    }
+
+    /// Asked before each poll of a node's task: whether time goes on. If not, some task is always
+    /// ready, and the clock of this runtime would stand still for ever.
+    pub(crate) fn goes_on(&self) -> bool {
+        let mut moment = lock(&self.0.moment);
+        let now = self.elapsed();
+        if moment.0 != now {
+            *moment = (now, 0);
+        }
+        moment.1 += 1;
+        if moment.1 == BUSY {
+            self.fail("time goes on", format!("{BUSY} polls of nodes' tasks in one moment"));
+        }
+        moment.1 < BUSY
     }
 
     /// A stream of random numbers of its own, for a client or a schedule.

@@ -4,7 +4,7 @@
 //! clocks, and moves from event to event in one order that its seed determines. What goes wrong is
 //! of two sorts. All the time, at rates of the seed's [`Plan`], the network loses, repeats, delays
 //! and reorders messages and clocks go at rates of their own. And the plan has a schedule of
-//! [`Fault`]s: cuts, crashes, failing, hanging, full and forgetful disks, pauses, clocks that jump.
+//! [`Fault`](crate::Fault)s: cuts, crashes, failing, hanging, full and forgetful disks, pauses, clocks that jump.
 //! Clients write and read all along.
 //!
 //! Meanwhile the checkers of [`check`], one per promise of Raft, look at every step. When the faults
@@ -30,7 +30,6 @@ mod clients;
 mod disk;
 mod effects;
 mod event;
-mod fault;
 mod image;
 mod nemesis;
 mod network;
@@ -41,7 +40,6 @@ mod world;
 
 pub use disk::Disk;
 pub use event::Event;
-pub use fault::{Fault, Kind, Links, Planned, Rates};
 pub use image::{Image, LogImage};
 pub use network::{Network, Weather};
 pub use node::{Clock, Forgot, Node};

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use quorate_engine::NodeId;
 
 use crate::engines::event::Event;
-use crate::engines::fault::{Fault, Planned};
 use crate::engines::node::Forgot;
 use crate::engines::world::World;
+use crate::fault::{Fault, Planned};
 use crate::rng::Rng;
 
 impl World {

@@ -2,7 +2,7 @@
 
 use quorate_engine::NodeId;
 
-use crate::engines::fault::Links;
+use crate::fault::Links;
 use crate::rng::Rng;
 
 /// How the network treats a message, drawn per world.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use quorate_engine::StreamLimits;
 
-use crate::engines::fault::{Planned, Rates};
 use crate::engines::network::Weather;
 use crate::engines::node::Clock;
+use crate::fault::{Planned, Rates};
 use crate::reduction::{Outline, Reduction, Trouble};
 use crate::rng::Rng;
 

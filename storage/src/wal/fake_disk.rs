@@ -94,6 +94,9 @@ enum NameChange {
 }
 
 impl FakeDisk {
+    /// In each error of a disk that fails because a test made it fail.
+    pub const TOLD: &str = "as it was told to";
+
     /// An empty directory; `seed` decides what a torn crash keeps.
     pub fn new(seed: u64) -> Self {
         Self::from_image(BTreeMap::new(), seed)
@@ -271,7 +274,7 @@ impl FakeDisk {
             return Err(io::Error::other("the disk crashed"));
         }
         if state.fail_at.remove(&op) {
-            return Err(io::Error::other("the disk failed, as it was told to"));
+            return Err(io::Error::other(format!("the disk failed, {}", Self::TOLD)));
         }
         Ok(state)
     }
@@ -333,9 +336,10 @@ impl State {
     fn check_quota(&self, more: usize) -> io::Result<()> {
         let used: usize = self.live.values().map(|id| self.files[id].live.len()).sum();
         match self.quota_bytes {
-            Some(quota) if (used + more) as u64 > quota => {
-                Err(io::Error::new(ErrorKind::StorageFull, "no space left on the fake disk"))
-            }
+            Some(quota) if (used + more) as u64 > quota => Err(io::Error::new(
+                ErrorKind::StorageFull,
+                format!("no space left on the fake disk, {}", FakeDisk::TOLD),
+            )),
             _ => Ok(()),
         }
     }
@@ -511,7 +515,7 @@ impl DiskFile for FakeFile {
         let file = state.files.get_mut(&self.file).expect("files outlive their handles");
         let unsynced = std::mem::take(&mut file.unsynced);
         if fails {
-            return Err(io::Error::other("the sync failed, as it was told to"));
+            return Err(io::Error::other(format!("the sync failed, {}", FakeDisk::TOLD)));
         }
         for (offset, bytes) in unsynced {
             put(&mut file.durable, offset, &bytes);

@@ -1,8 +1,8 @@
-//! Faults as data: a schedule that the seed determines.
+//! Faults as data, for both levels: a schedule that the seed determines.
 //!
 //! Each kind of fault has a rate and a stream of random numbers of its own, and each entry carries
 //! all that it needs, its end included. So an entry can be taken out and the others stay what they
-//! are, which is what makes a failing schedule small ([`minimize`](crate::engines::minimize())).
+//! are, which is what makes a failing schedule small ([`minimize`](crate::minimize())).
 
 use std::fmt;
 use std::ops::Range;
@@ -24,6 +24,7 @@ pub struct Planned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A process dies with its machine: of its unsynced writes the first `keep` of a thousand stay.
+    /// Under a real log, which writes sectors, any of them stay if some do; if all, it is SIGKILL.
     Crash {
         /// Which node.
         node: NodeId,
@@ -298,14 +299,14 @@ impl Rates {
         rates
     }
 
-    /// Rates of the world of `seed`: one world in eight has a single kind of fault, in the others
-    /// each kind is there or not.
-    pub(crate) fn draw(election_ms: u64, rng: &mut Rng) -> Self {
+    /// Rates of a world: one world in eight has a single kind of fault, in the others each kind is
+    /// there or not, once in 2, 6 or 20 times `unit_ms`.
+    pub(crate) fn draw(unit_ms: u64, rng: &mut Rng) -> Self {
         let mut rates = Self::NONE;
         let alone = rng.chance(125).then(|| rng.pick(&Kind::ALL));
         for (kind, mean_ms) in Kind::ALL.into_iter().zip(&mut rates.0) {
             let there = alone.map_or(rng.chance(300), |only| only == kind);
-            let mean = rng.pick(&[2, 6, 20]) * election_ms;
+            let mean = rng.pick(&[2, 6, 20]) * unit_ms;
             *mean_ms = if there { mean } else { 0 };
         }
         rates
