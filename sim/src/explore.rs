@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Index;
+use std::str::FromStr;
 
 use crate::failure::Failure;
 use crate::reduction::{Outline, Reduction};
@@ -20,12 +21,26 @@ pub enum Level {
 }
 
 impl Level {
+    /// Both.
+    pub const ALL: [Level; 2] = [Level::Engines, Level::Nodes];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Level::Engines => "engines",
             Level::Nodes => "nodes",
         }
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Level::ALL.into_iter().find(|level| level.name() == text);
+        named.ok_or_else(|| {
+            format!("`{text}` is none of {}", Level::ALL.map(Level::name).join(", "))
+        })
     }
 }
 

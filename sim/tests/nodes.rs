@@ -2,8 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use quorate::testing::Counter;
+use quorate::{Committed, Postcard, StateMachine, async_trait};
 use quorate_sim::cluster::{Cluster, Sim};
 use quorate_sim::{Counts, Level, Options, Report, Sabotage, TraceMode, explore};
 
@@ -88,6 +90,75 @@ fn what_is_not_deterministic_is_told() {
     let panic = catch_unwind(check).unwrap_err();
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.starts_with("seed 3: two runs differ at line 2:"), "{text}");
+}
+
+/// A state machine that does not do its part.
+enum Sick {
+    /// Never ends and never waits.
+    Busy,
+    Fails,
+}
+
+#[async_trait]
+impl StateMachine for Sick {
+    type Command = u64;
+    type Response = u64;
+    type Codec = Postcard;
+
+    async fn apply(&mut self, _: Vec<Committed<u64>>) -> Result<Vec<u64>, quorate::Failure> {
+        loop {
+            match self {
+                Sick::Busy => tokio::task::yield_now().await,
+                Sick::Fails => return Err(std::io::Error::other("sick").into()),
+            }
+        }
+    }
+}
+
+/// A task that is always ready would keep the clock from going on: that is told, too.
+#[test]
+fn a_world_whose_time_stands_still_ends() {
+    let failure = Sim::run(1, async |sim| {
+        let cluster = Cluster::start(&sim, 1, |_| Sick::Busy).await;
+        cluster.node(1).write(1).await.ok();
+    });
+    assert_eq!(failure.unwrap_err().promise, "time goes on");
+}
+
+/// A task of a test that panics fails the run, though nobody awaits it.
+#[test]
+fn panics_of_tasks_are_told() {
+    let failure = Sim::run(1, async |sim: Sim| {
+        sim.spawn(async { panic!("nobody looks") });
+        sim.sleep(Duration::from_secs(1)).await;
+    });
+    let failure = failure.unwrap_err();
+    assert_eq!(
+        (failure.promise.as_str(), failure.what.as_str()),
+        ("no task panics", "nobody looks")
+    );
+}
+
+/// A node that stops is told, unless its disk was made to fail.
+#[test]
+fn nodes_that_stop_are_told() {
+    let failure = Sim::run(1, async |sim| {
+        let cluster = Cluster::start(&sim, 1, |_| Sick::Fails).await;
+        cluster.node(1).write(1).await.ok();
+        sim.sleep(Duration::from_secs(1)).await;
+    });
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.promise, "no node stops by itself");
+    assert!(failure.what.contains("sick"), "{failure}");
+
+    let asked = Sim::run(1, async |sim| {
+        let cluster = Cluster::start(&sim, 1, |_| Counter::default()).await;
+        cluster.fail_next_sync(1);
+        cluster.node(1).write(5).await.ok();
+        sim.sleep(Duration::from_secs(1)).await;
+        assert!(cluster.node(1).metrics().fatal.is_some());
+    });
+    assert_eq!(asked, Ok(()));
 }
 
 /// A test that waits for something that never happens fails instead of hanging.

@@ -26,7 +26,10 @@ pub(crate) enum Ended {
 
 fn main() -> ExitCode {
     let Simulate { command: Command::Run(run) } = Simulate::parse();
-    stop::listen();
+    // A replay is one seed: it ends at once.
+    if run.seed.is_none() || run.minimize {
+        stop::listen();
+    }
     stop::keep_simulated_panics_quiet();
     let ended = if let Some(text) = run.contradiction() {
         Ended::Unusable(text)

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_sim::{Options, Reduction, Sabotage, TraceMode, Trouble};
+use clap::{Args, Parser, Subcommand};
+use quorate_sim::{Level, Options, Reduction, Sabotage, TraceMode, Trouble};
 
 /// Simulated clusters under seeded faults, with every promise of Raft checked.
 #[derive(Parser)]
@@ -19,15 +19,6 @@ pub(crate) struct Simulate {
 pub(crate) enum Command {
     /// Run seeds; the same seed is the same run, on every machine
     Run(Run),
-}
-
-/// Which part of the framework is simulated.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Level {
-    /// The protocol alone, in a world of its own
-    Engines,
-    /// The real node with its tasks, its log and its frames
-    Nodes,
 }
 
 #[derive(Args)]
@@ -46,8 +37,9 @@ pub(crate) struct Run {
     #[arg(long, group = "which")]
     pub(crate) bench: bool,
 
-    /// What to simulate
-    #[arg(long, value_enum, default_value = "engines")]
+    /// What to simulate: `engines`, the protocol alone; `nodes`, the real node with its tasks, its log
+    /// and its frames
+    #[arg(long, default_value = "engines")]
     pub(crate) level: Level,
     /// Start no further seed after this time
     #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "seed")]
@@ -91,21 +83,26 @@ pub(crate) struct Run {
 impl Run {
     /// What the flags say together that makes no sense.
     pub(crate) fn contradiction(&self) -> Option<String> {
-        let level = self.options(TraceMode::Off).level;
         if self.bench && self.level != Level::Engines {
             return Some("--bench counts steps of engines; leave out --level".into());
         }
-        let bug = self.plant.filter(|bug| !bug.acts_on(level))?;
-        Some(format!("{} is a bug around engines; leave out --level", bug.name()))
+        if let Some(bug) = self.plant.filter(|bug| !bug.acts_on(self.level)) {
+            return Some(format!("{} is a bug around engines; leave out --level", bug.name()));
+        }
+        let outline = self.options(TraceMode::Off).outline(self.seed?);
+        let faults = self.faults.iter().flat_map(|entries| &entries.0);
+        if let Some(entry) = faults.copied().find(|entry| *entry >= outline.faults) {
+            let there = outline.faults;
+            return Some(format!("the seed has no fault {entry}, only {there}; see its trace"));
+        }
+        let nodes = self.nodes.filter(|nodes| !(1..=outline.nodes).contains(nodes))?;
+        Some(format!("{nodes} nodes are not among the seed's {}; choose fewer", outline.nodes))
     }
 
     /// How a seed is run.
     pub(crate) fn options(&self, trace: TraceMode) -> Options {
         Options {
-            level: match self.level {
-                Level::Engines => quorate_sim::Level::Engines,
-                Level::Nodes => quorate_sim::Level::Nodes,
-            },
+            level: self.level,
             reduction: Reduction {
                 faults: self.faults.clone().map(|entries| entries.0),
                 calm: self.calm.clone(),

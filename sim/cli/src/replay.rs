@@ -8,6 +8,9 @@ use crate::options::Run;
 use crate::report::{self, Broken};
 use crate::{Ended, simulate, stop};
 
+/// The promise of the simulator itself.
+pub(crate) const SAME: &str = "the same seed is the same run";
+
 /// Lines of the trace that a failure brings with it.
 pub(crate) const LAST_LINES: usize = 60;
 
@@ -78,33 +81,42 @@ pub(crate) fn minimized(failure: &Failure, options: &Options) -> (Failure, Optio
 /// The same failure once more, with what led to it.
 pub(crate) fn with_last_steps(failure: Failure, options: &Options) -> Failure {
     let options = Options { trace: TraceMode::Tail(LAST_LINES), ..options.clone() };
-    match simulate::explore(failure.seed, &options) {
-        Err(again) => again,
-        Ok(_) => Failure {
-            promise: "the same seed is the same run".into(),
-            what: format!("once \"{}: {}\", then nothing", failure.promise, failure.what),
-            ..failure
-        },
-    }
+    let then = match simulate::explore(failure.seed, &options) {
+        Err(again) if again.to_string() == failure.to_string() => return again,
+        Err(again) => format!("\"{}: {}\"", again.promise, again.what),
+        Ok(_) => "nothing".into(),
+    };
+    let once = format!("once \"{}: {}\", then {then}", failure.promise, failure.what);
+    Failure { promise: SAME.into(), what: once, ..failure }
 }
 
 /// Runs a seed twice. If the runs differ: the first line where they do.
 fn twice(seed: u64, run: &Run) -> Ended {
     let options = run.options(TraceMode::Tail(usize::MAX));
-    let trace = || match simulate::explore(seed, &options) {
-        Ok(report) => report.trace,
-        Err(failure) => failure.steps.trace,
+    let once = || match simulate::explore(seed, &options) {
+        Ok(report) => (report.trace, None),
+        Err(mut failure) => (std::mem::take(&mut failure.steps.trace), Some(failure)),
     };
-    let first = trace();
-    let difference = Difference::between(&first, &trace());
+    let ((first, failure), (second, _)) = (once(), once());
+    let difference = Difference::between(&first, &second);
     let lines = first.len();
     if run.json {
         let line = difference.as_ref().map(|difference| difference.line);
-        report::json(&serde_json::json!({ "seed": seed, "lines": lines, "differs_at": line }));
-    } else if let Some(difference) = &difference {
-        report::line(format_args!("seed {seed}: {difference}"));
+        let failure = failure.as_ref().map(|failure| Broken::new(failure, &options));
+        report::json(&serde_json::json!({
+            "seed": seed, "lines": lines, "differs_at": line, "failure": failure
+        }));
     } else {
-        report::line(format_args!("seed {seed}: two runs are the same, {lines} lines"));
+        match &difference {
+            Some(difference) => report::line(format_args!("seed {seed}: {difference}")),
+            None => {
+                report::line(format_args!("seed {seed}: two runs are the same, {lines} lines"));
+            }
+        }
+        if let Some(failure) = &failure {
+            report::failure(failure);
+        }
     }
-    if difference.is_some() { Ended::Broken } else { Ended::Well }
+    let well = difference.is_none() && failure.is_none();
+    if well { Ended::Well } else { Ended::Broken }
 }

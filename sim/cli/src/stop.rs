@@ -1,10 +1,12 @@
-//! Ctrl-C and SIGTERM end a run between two seeds; panics of what is simulated are results.
+//! Ctrl-C and SIGTERM end a run between two seeds, a second one at once; panics of what is simulated
+//! are results.
 
+use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::simulate::SIMULATING;
+use crate::simulate::{self, SIMULATING};
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
@@ -25,12 +27,18 @@ pub(crate) fn listen() {
             let streams = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
             let (Ok(mut interrupt), Ok(mut terminate)) = streams else { return };
             drop(listens);
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if STOPPED.swap(true, Ordering::Relaxed) {
+                    let seeds = simulate::in_progress();
+                    eprintln!("error: stopped within seeds {seeds:?}; replay one with --seed");
+                    exit(1);
+                }
             }
-            STOPPED.store(true, Ordering::Relaxed);
         });
     });
     heard.recv().expect_err("nothing is ever sent");

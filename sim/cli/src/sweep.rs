@@ -66,7 +66,7 @@ pub(crate) fn sweep(run: &Run) -> Ended {
         swept.results.into_inner().expect("no worker panics with it");
     // Every smaller seed was begun before and has ended: the first failure is always the same one.
     let failure = failure.map(|failure| {
-        if run.twice {
+        if failure.promise == replay::SAME {
             (failure, swept.options)
         } else if run.minimize {
             replay::minimized(&failure, &swept.options)
@@ -146,7 +146,7 @@ impl Sweep {
             return Err(Failure {
                 seed,
                 at: Duration::ZERO,
-                promise: "the same seed is the same run".into(),
+                promise: replay::SAME.into(),
                 what: "a second run had another trace".into(),
                 replay: self.options.command(seed) + " --twice",
                 steps: Box::default(),

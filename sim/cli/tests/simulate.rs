@@ -146,8 +146,21 @@ fn a_seed_is_the_same_run_every_time() {
     assert!(stdout(&simulate("--seed 31 --twice")).contains("two runs are the same"));
     assert_eq!(simulate("--seeds 30..33 --twice").status.code(), Some(0));
     let compared = json(&simulate("--seed 31 --twice --json"));
-    assert_eq!(keys(&compared), ["differs_at", "lines", "seed"]);
+    assert_eq!(keys(&compared), ["differs_at", "failure", "lines", "seed"]);
     assert_eq!(compared["differs_at"], Value::Null);
+}
+
+/// A run that is the same twice may be a failure twice.
+#[test]
+fn a_failure_is_one_however_often_it_is_run() {
+    let planted = "--plant never-heals --seed 3";
+    let twice = simulate(&format!("{planted} --twice"));
+    assert_eq!(twice.status.code(), Some(1));
+    let text = stdout(&twice);
+    assert!(
+        text.contains("two runs are the same") && text.contains("the cluster recovers"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -161,6 +174,9 @@ fn wrong_usage_ends_with_2_and_says_what_to_do() {
         "--seed 1 --calm rain",
         "--seed 1 --plant daisies",
         "--level moon --seed 1",
+        "--seed 1 --faults 99999",
+        "--seed 1 --nodes 99",
+        "--seed 1 --nodes 0",
         "--level nodes --bench",
         "--level nodes --seed 1 --plant votes-altered",
         "--seeds 1..2 --for never",
@@ -180,6 +196,30 @@ fn the_benchmark_says_how_fast() {
     let measured = json(&output);
     assert_eq!(keys(&measured), ["best_steps_s", "level", "rounds", "steps_s"]);
     assert!(measured["steps_s"].as_u64().unwrap() > 1_000, "{measured}");
+}
+
+/// A seed that does not end within a second must not hold up who wants to leave.
+#[test]
+fn a_second_ctrl_c_ends_a_run_at_once_and_names_its_seeds() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_simulate"))
+        .args(["run", "--seeds", "0..1000000000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let interrupt = || Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    // The first may be all it takes: then there is nothing left to interrupt.
+    interrupt().unwrap();
+    interrupt().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    match output.status.code() {
+        Some(0) => {}
+        Some(1) => assert!(stderr.contains("error: stopped within seeds ["), "{stderr}"),
+        other => panic!("{other:?}: {stderr}"),
+    }
 }
 
 #[test]

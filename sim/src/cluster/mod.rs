@@ -99,6 +99,8 @@ impl ClusterOptions {
 }
 
 /// Machines with a node of your application each. A clone is the same cluster.
+///
+/// Methods that take a node's id panic if it is none of [`Cluster::ids`].
 pub struct Cluster<S: StateMachine>(Arc<Shared<S>>);
 
 impl<S: StateMachine> Clone for Cluster<S> {
@@ -458,7 +460,7 @@ impl<S: StateMachine> Cluster<S> {
         self.0.network.set_weather(weather, damage);
     }
 
-    /// Cuts one direction.
+    /// Cuts one direction, until [`Cluster::heal`].
     pub fn cut(&self, from: NodeId, to: NodeId) {
         self.0.sim.note(0, format_args!("cut {from} -> {to}"));
         self.0.network.cut(from, to);

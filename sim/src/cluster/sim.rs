@@ -59,6 +59,9 @@ impl Sim {
     ///
     /// # Errors
     /// The first promise that was broken; a panic of `test` is one of its own.
+    ///
+    /// # Panics
+    /// Inside another tokio runtime: a simulation brings its own.
     pub fn run<T>(seed: u64, test: impl AsyncFnOnce(Sim) -> T) -> Result<T, Failure> {
         Self::run_traced(seed, TraceMode::Off, test).0
     }
