@@ -331,7 +331,7 @@ pub(crate) static BUGS: [Bug; 46] = [
         "failed-write-counts",
         "the write of a vote fails, memory keeps it, the grant is sent",
         100,
-        &[ONCE, LINEARIZABLE, MACHINES, ELECTION, RECOVERS],
+        &[ONCE, LINEARIZABLE, MACHINES, ELECTION, RECOVERS, STOPS],
     ),
     node(
         "success-though-overwritten",

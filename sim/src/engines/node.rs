@@ -53,7 +53,7 @@ impl Clock {
     }
 }
 
-/// How a disk lost what it had synced; see [`Fault::forgets`](crate::engines::Fault::forgets).
+/// How a disk lost what it had synced; see [`Fault::forgets`](crate::Fault::forgets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgot {
     /// It was replaced by an empty one, with another identity.
