@@ -38,7 +38,11 @@ impl Rng {
     }
 
     /// A number in `low..=high`.
+    ///
+    /// # Panics
+    /// If `high` is below `low`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        assert!(low <= high, "no number is in {low}..={high}");
         low + self.below(high - low + 1)
     }
 

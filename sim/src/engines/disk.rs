@@ -12,7 +12,7 @@ use crate::engines::image::Image;
 
 /// One node's disk.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     durable: Image,
     queue: VecDeque<Persist>,
     /// How many writes at the front of the queue the running sync covers; 0: none runs.
@@ -29,22 +29,22 @@ impl Disk {
     }
 
     /// What would be found after a crash that loses as much as it can.
-    pub fn durable(&self) -> &Image {
+    pub(crate) fn durable(&self) -> &Image {
         &self.durable
     }
 
     /// How many writes wait to become durable.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
     /// Takes a write; it is not durable yet.
-    pub fn submit(&mut self, write: Persist) {
+    pub(crate) fn submit(&mut self, write: Persist) {
         self.queue.push_back(write);
     }
 
     /// Begins a sync of everything queued, unless one runs or there is nothing to do.
-    pub fn begin_sync(&mut self) -> bool {
+    pub(crate) fn begin_sync(&mut self) -> bool {
         if self.syncing > 0 || self.queue.is_empty() {
             return false;
         }
@@ -66,13 +66,13 @@ impl Disk {
     }
 
     /// The running sync is done: its writes are durable. Returns the last of them.
-    pub fn end_sync(&mut self) -> Option<u64> {
+    pub(crate) fn end_sync(&mut self) -> Option<u64> {
         self.keep(self.syncing)
     }
 
     /// The power goes: of what was not synced, the first `keep` of a thousand writes are there
     /// afterwards. Returns how many were lost.
-    pub fn crash(&mut self, keep: u64) -> usize {
+    pub(crate) fn crash(&mut self, keep: u64) -> usize {
         let kept = (self.queue.len() as u64 * keep).div_ceil(1000);
         self.keep(kept as usize);
         let lost = self.queue.len();

@@ -7,7 +7,7 @@ use quorate_engine::{Message, NodeId};
 
 /// Something that is going to happen.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A message arrives.
     Deliver {
         /// The receiver.

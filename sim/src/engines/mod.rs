@@ -38,10 +38,8 @@ mod plan;
 mod settle;
 mod world;
 
-pub use disk::Disk;
-pub use event::Event;
 pub use image::{Image, LogImage};
-pub use network::{Network, Weather};
+pub use network::Weather;
 pub use node::{Clock, Forgot, Node};
 pub use plan::Plan;
 pub(crate) use world::explore;

@@ -36,9 +36,9 @@ impl Weather {
 
 /// Links between nodes, each direction by itself.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     /// The present weather.
-    pub weather: Weather,
+    pub(crate) weather: Weather,
     nodes: usize,
     /// How many cuts there are on each link, in each direction.
     cuts: Vec<u32>,
@@ -49,7 +49,7 @@ pub struct Network {
 
 impl Network {
     /// A network of nodes `1..=nodes`, all connected; `seed` decides what becomes of messages.
-    pub fn new(nodes: usize, weather: Weather, seed: u64) -> Self {
+    pub(crate) fn new(nodes: usize, weather: Weather, seed: u64) -> Self {
         let links = (nodes + 1) * (nodes + 1);
         let rng = Rng::stream(seed, "network");
         Self { weather, nodes, cuts: vec![0; links], rng, arrival: vec![0; links] }
@@ -61,7 +61,7 @@ impl Network {
 
     /// Cuts a pattern of links, or takes that cut back. Cuts are counted: a link is whole when every
     /// cut on it was taken back.
-    pub fn cut(&mut self, links: Links, cut: bool) {
+    pub(crate) fn cut(&mut self, links: Links, cut: bool) {
         let nodes = self.nodes as u64;
         for from in 1..=nodes {
             for to in (1..=nodes).filter(|to| *to != from && links.cut(nodes, from, *to)) {
@@ -73,18 +73,18 @@ impl Network {
     }
 
     /// Whether this direction is cut.
-    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+    pub(crate) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cuts[self.link(from, to)] > 0
     }
 
     /// Restores every link.
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.cuts.fill(0);
     }
 
     /// Moments in nanoseconds at which the copies of a message sent at `now` arrive: none, one or
     /// two.
-    pub fn carry(&mut self, now: u64, from: NodeId, to: NodeId) -> [Option<u64>; 2] {
+    pub(crate) fn carry(&mut self, now: u64, from: NodeId, to: NodeId) -> [Option<u64>; 2] {
         let weather = self.weather;
         if self.is_cut(from, to) || self.rng.chance(weather.drop) {
             return [None; 2];

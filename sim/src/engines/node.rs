@@ -23,7 +23,11 @@ pub struct Clock {
 impl Clock {
     /// A clock that shows `offset` at the beginning of the world and goes at `rate` nanoseconds per
     /// thousand of the world's.
+    ///
+    /// # Panics
+    /// If `rate` is 0: a clock that stands still never shows what a timer waits for.
     pub fn new(rate: u64, offset: u64) -> Self {
+        assert!(rate > 0, "a clock goes forward");
         Self { rate, shown: offset, since: 0 }
     }
 
@@ -78,7 +82,7 @@ pub struct Node {
     /// The log in memory, with every write already in it: what replication streams read.
     pub log: LogImage,
     /// The disk, which has some of it.
-    pub disk: Disk,
+    pub(crate) disk: Disk,
     /// How often it was started.
     pub life: u32,
     /// Its clock, which goes on through crashes.

@@ -15,7 +15,7 @@ use crate::rng::Rng;
 pub struct Plan {
     /// How many nodes, 1 to 9, all of them voters.
     pub nodes: usize,
-    /// Heartbeat interval, and the bounds of election timeouts.
+    /// Heartbeat interval.
     pub heartbeat: Duration,
     /// Shortest election timeout.
     pub election_min: Duration,

@@ -202,11 +202,11 @@ impl World {
             return;
         }
         self.say(0, format_args!("{promise}: {what}"));
-        self.failure = Some(self.failure(promise, what));
+        self.failure = Some(self.failure_now(promise, what));
     }
 
-    /// A broken promise, here and now.
-    pub fn failure(&self, promise: &'static str, what: String) -> Failure {
+    /// A promise broken here and now, with the steps that led to it.
+    fn failure_now(&self, promise: &'static str, what: String) -> Failure {
         let trace = self.trace.lines().map(str::to_owned).collect();
         Failure {
             seed: self.seed,
@@ -281,7 +281,7 @@ impl World {
             self.settle()
         }));
         let text = |panic: Box<dyn std::any::Any + Send>| panic_text(&*panic);
-        ended.unwrap_or_else(|panic| Err(self.failure("no engine panics", text(panic))))
+        ended.unwrap_or_else(|panic| Err(self.failure_now("no engine panics", text(panic))))
     }
 
     /// Runs until world time `end`, or until `done`. Returns whether `done`.
