@@ -75,8 +75,8 @@ pub struct Node {
     pub incarnation: u64,
     /// How its disk lost what it had synced, if it did.
     pub forgot: Option<Forgot>,
-    /// The last entry on its disk before that.
-    pub forgot_through: Index,
+    /// The log that its disk had before that; empty if it never forgot.
+    pub forgotten: LogImage,
     /// The engine; `None` while it is down.
     pub engine: Option<Engine>,
     /// The log in memory, with every write already in it: what replication streams read.
@@ -119,7 +119,7 @@ impl Node {
             id,
             incarnation,
             forgot: None,
-            forgot_through: 0,
+            forgotten: LogImage::default(),
             engine: None,
             log: LogImage::default(),
             disk: Disk::new(id),
@@ -179,14 +179,14 @@ impl Node {
         self.engine.is_some() && self.stopped.is_none() && self.paused.is_none()
     }
 
-    /// Whether the entry at `index` may be missing from its disk though the disk once had it.
-    pub fn may_have_forgotten(&self, index: Index) -> bool {
-        self.forgot.is_some() && index <= self.forgot_through
+    /// Whether a log that its disk kept has something: the one there is, or the one that it forgot.
+    pub fn once_kept(&self, has: impl Fn(&LogImage) -> bool) -> bool {
+        has(&self.disk.durable().log) || has(&self.forgotten)
     }
 
     pub(crate) fn forget(&mut self, how: Forgot) {
         self.forgot = Some(how);
-        self.forgot_through = self.disk.durable().log.last().index;
+        self.forgotten = self.disk.durable().log.clone();
     }
 
     /// Whether it may be started: down, and not stopped for good.

@@ -65,10 +65,8 @@ impl Check for AcknowledgedWrites {
             Fact::Acknowledged { index, payload } => {
                 self.fate(payload)?.acknowledged = true;
                 let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
-                let has = |node| {
-                    nodes.get(node).may_have_forgotten(*index)
-                        || holds(&nodes.get(node).disk.durable().log, *index, payload)
-                };
+                // A disk that forgot counts with what it had.
+                let has = |node| nodes.get(node).once_kept(|log| holds(log, *index, payload));
                 if !membership.is_some_and(|m| is_majority(m, has)) {
                     return Err(format!("{index} acknowledged, not on a quorum's disks"));
                 }

@@ -17,11 +17,8 @@ pub(crate) struct Commit {
 impl Commit {
     fn still_durable(&self, nodes: &Nodes) -> Result<(), String> {
         let Some((id, membership)) = &self.newest else { return Ok(()) };
-        // Whose disk forgot may have had it.
-        let has = |id_of| {
-            let node = nodes.get(id_of);
-            node.may_have_forgotten(id.index) || node.disk.durable().log.contains(*id)
-        };
+        // A disk that forgot counts with what it had.
+        let has = |node| nodes.get(node).once_kept(|log| log.contains(*id));
         if is_majority(membership, has) {
             return Ok(());
         }
