@@ -32,12 +32,12 @@ pub fn minimize(
 ) -> (Failure, Options) {
     let mut search = Search { options: options.clone(), best: failure.clone(), go_on, over: false };
     let outline = options.outline(failure.seed);
-    search.end_with_the_failure();
+    search.end_with_the_failure(outline.millis);
     let there: Vec<usize> = match &search.options.reduction.faults {
         Some(faults) => faults.clone(),
         None => (0..outline.faults).collect(),
     };
-    search.fewer_faults(there);
+    search.fewer_faults(there.clone());
     for trouble in outline.troubles {
         search.change(|r| {
             if !r.calm.contains(&trouble) {
@@ -51,7 +51,8 @@ pub fn minimize(
         }
     }
     search.less_time(outline.millis);
-    let left = search.options.reduction.faults.clone().unwrap_or_default();
+    // Nothing could go the first time: in what is left now some of it may.
+    let left = search.options.reduction.faults.clone().unwrap_or(there);
     search.fewer_faults(left);
     (search.best, search.options)
 }
@@ -76,9 +77,11 @@ impl Search<'_> {
     }
 
     /// Nothing is done after the failure; one of the recovery keeps its time.
-    fn end_with_the_failure(&mut self) {
+    fn end_with_the_failure(&mut self, whole: u64) {
         let millis = self.best.at.as_millis() as u64 + 1;
-        self.change(|r| r.millis = Some(r.millis.map_or(millis, |before| before.min(millis))));
+        if millis < self.options.reduction.millis.unwrap_or(whole) {
+            self.change(|r| r.millis = Some(millis));
+        }
     }
 
     fn less_time(&mut self, whole: u64) {

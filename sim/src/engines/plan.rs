@@ -49,6 +49,12 @@ impl Plan {
     /// Syncs of a quick disk.
     pub const QUICK_SYNC_US: (u64, u64) = (20, 100);
 
+    /// Appends and windows that hold whatever a world writes in a moment.
+    const ROOMY_LIMITS: StreamLimits = StreamLimits { append_bytes: 4096, window_bytes: 1 << 20 };
+
+    /// More than a world leaves uncommitted.
+    const ROOMY_UNCOMMITTED: u64 = 64 << 20;
+
     /// The circumstances that `seed` stands for.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::stream(seed, "plan");
@@ -89,7 +95,7 @@ impl Plan {
                 append_bytes: rng.pick(&[64, 300, 4096, 256 << 10]),
                 window_bytes: rng.pick(&[64, 1000, 1 << 20]),
             },
-            max_uncommitted_bytes: rng.pick(&[1_000, 20_000, 64 << 20]),
+            max_uncommitted_bytes: rng.pick(&[1_000, 20_000, Self::ROOMY_UNCOMMITTED]),
             sync_us: rng.pick(&[
                 Self::QUICK_SYNC_US,
                 (500, 5_000),
@@ -119,7 +125,11 @@ impl Plan {
         trouble.is_in(&self.weather).unwrap_or(match trouble {
             Trouble::Skew => self.clocks.iter().any(Clock::is_skewed),
             Trouble::Sync => self.sync_us != Self::QUICK_SYNC_US,
-            Trouble::Window => self.limits.append_bytes < 4096 || self.limits.window_bytes < 4096,
+            Trouble::Window => {
+                self.limits.append_bytes < Self::ROOMY_LIMITS.append_bytes
+                    || self.limits.window_bytes < Self::ROOMY_LIMITS.window_bytes
+                    || self.max_uncommitted_bytes < Self::ROOMY_UNCOMMITTED
+            }
             Trouble::Beginnings => self.two_beginnings,
             // Messages are values here.
             _ => false,
@@ -138,8 +148,11 @@ impl Plan {
                 Trouble::Skew => self.clocks.iter_mut().for_each(|clock| clock.set_rate(0, 1000)),
                 Trouble::Sync => self.sync_us = Self::QUICK_SYNC_US,
                 Trouble::Window => {
-                    self.limits.append_bytes = self.limits.append_bytes.max(4096);
-                    self.limits.window_bytes = self.limits.window_bytes.max(1 << 20);
+                    let (limits, roomy) = (&mut self.limits, Self::ROOMY_LIMITS);
+                    limits.append_bytes = limits.append_bytes.max(roomy.append_bytes);
+                    limits.window_bytes = limits.window_bytes.max(roomy.window_bytes);
+                    self.max_uncommitted_bytes =
+                        self.max_uncommitted_bytes.max(Self::ROOMY_UNCOMMITTED);
                 }
                 Trouble::Beginnings => self.two_beginnings = false,
                 _ => {}
@@ -179,5 +192,8 @@ mod tests {
         assert_eq!(plan.left_out.len(), whole.faults.len() - 2);
         assert_eq!((plan.nodes, plan.clocks.len(), plan.duration.as_millis()), (3, 3, 1200));
         assert_eq!(plan.outline().troubles, []);
+        let mut small_buffer = plan;
+        small_buffer.max_uncommitted_bytes = 1_000;
+        assert_eq!(small_buffer.outline().troubles, [Trouble::Window]);
     }
 }
