@@ -1,5 +1,5 @@
 //! Who can't lead steps down (thesis §6.2): no leader sends heartbeats for longer than the longest
-//! election timeout without an answer of a quorum, or while its own disk completes nothing. It would
+//! election timeout without hearing answers of a quorum, or while its own disk completes nothing. It would
 //! hold its followers, and commit nothing, for ever.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,7 +9,7 @@ use quorate_engine::{Instant, Message, NodeId, Term};
 
 use super::{Check, Fact, Nodes, is_majority};
 
-/// What each leader could have heard, and what each disk has been asked for.
+/// What each leader has heard, and what each disk has been asked for.
 #[derive(Debug, Default)]
 pub(crate) struct IdleLeaders {
     leading: BTreeMap<(NodeId, Term), Leading>,
@@ -22,8 +22,7 @@ struct Leading {
     began: Instant,
     /// When each round was sent.
     rounds: BTreeMap<u64, Instant>,
-    /// The newest round that each follower answered, whether or not the answer arrived: when it
-    /// was sent.
+    /// The newest round of which an answer of each follower arrived: when the round was sent.
     answered: BTreeMap<NodeId, Instant>,
     /// When it first sent a heartbeat though it should have stepped down. One is forgiven: a
     /// process that stood still sends it before it looks at the clock.
@@ -56,7 +55,7 @@ impl IdleLeaders {
             |other| other == id || lately(leading.answered.get(&other).unwrap_or(&leading.began));
         let oldest_write = self.writing.get(&id).and_then(VecDeque::front);
         let what = if !is_majority(engine.log().membership()?, heard) {
-            "no quorum has answered it"
+            "no quorum was heard"
         } else if !oldest_write.is_none_or(lately) {
             "its own disk has completed nothing"
         } else {
@@ -82,10 +81,10 @@ impl Check for IdleLeaders {
             Fact::Sent { node, message: Message::Heartbeat(m), .. } => {
                 self.on_heartbeat(*node, m.term, m.round, nodes).map_or(Ok(()), Err)
             }
-            Fact::Sent { node, to, message: Message::HeartbeatAnswer(m) } => {
-                if let Some(leading) = self.leading.get_mut(&(*to, m.term)) {
+            Fact::Received { node, from, message: Message::HeartbeatAnswer(m) } => {
+                if let Some(leading) = self.leading.get_mut(&(*node, m.term)) {
                     if let Some(sent) = leading.rounds.get(&m.round) {
-                        let newest = leading.answered.entry(*node).or_insert(*sent);
+                        let newest = leading.answered.entry(*from).or_insert(*sent);
                         *newest = (*newest).max(*sent);
                     }
                 }
