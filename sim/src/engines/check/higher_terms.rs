@@ -1,17 +1,44 @@
 //! The term rule (paper §5.1): whoever sees a higher term follows it, in a request or an answer of
-//! any kind. Two exceptions: a request for a vote that a promise forbids to grant, and whoever
-//! speaks for a disk that is not the member's any more.
+//! any kind. Two exceptions: a request for a vote that reaches a leader, or a node inside a promise
+//! to grant none (thesis §6.4.1), and whoever speaks for a disk that is not the member's any more.
+//!
+//! A promise is what a leader asked for, no longer than the node's own shortest election timeout,
+//! in a heartbeat or an append of the term that the node is in. Whoever starts with a configuration
+//! counts as having just made one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use quorate_engine::{Message, NodeId, Term};
+use quorate_engine::{Instant, Message, NodeId, Term};
 
 use super::{Check, Fact, Nodes};
 
-/// The term that each node has just seen.
+/// What each node has just seen, and what it promised.
 #[derive(Debug, Default)]
 pub(crate) struct HigherTerms {
+    /// The term it has to follow.
     seen: BTreeMap<NodeId, Term>,
+    /// The term of a leader that it has just heard, and the promise that this leader asks for.
+    asked: BTreeMap<NodeId, (Term, Duration)>,
+    /// Until when it grants no vote, by its own clock.
+    promised: BTreeMap<NodeId, Instant>,
+}
+
+impl HigherTerms {
+    /// A node promises not to vote for so long, if it can promise anything.
+    fn promise(&mut self, id: NodeId, asked: Duration, nodes: &Nodes) {
+        let now = nodes.local_time(id);
+        let Some(engine) = &nodes.get(id).engine else { return };
+        let until = now + asked.min(engine.config().election_timeout_min);
+        let promised = self.promised.entry(id).or_insert(until);
+        *promised = (*promised).max(until);
+    }
+
+    /// Whether a node may turn a request for its vote down unheard.
+    fn is_bound(&self, id: NodeId, nodes: &Nodes) -> bool {
+        let now = nodes.local_time(id);
+        nodes.get(id).leads() || self.promised.get(&id).is_some_and(|until| now < *until)
+    }
 }
 
 impl Check for HigherTerms {
@@ -22,19 +49,39 @@ impl Check for HigherTerms {
     fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
         match fact {
             Fact::Received { node, from, message } => {
-                let excused = matches!(message, Message::RequestVote(_))
-                    || nodes.get(*node).forgot.is_some()
-                    || nodes.get(*from).forgot.is_some();
+                let bound =
+                    matches!(message, Message::RequestVote(_)) && self.is_bound(*node, nodes);
+                let forgot = |id: &NodeId| nodes.get(*id).forgot.is_some();
+                let excused = bound || forgot(node) || forgot(from);
                 if let Some(term) = message.term().filter(|_| !excused) {
                     self.seen.insert(*node, term);
                 }
+                let asked = match message {
+                    Message::Heartbeat(m) => Some((m.term, m.promise)),
+                    Message::AppendEntries(m) => Some((m.term, m.promise)),
+                    _ => None,
+                };
+                self.asked.extend(asked.map(|asked| (*node, asked)));
             }
-            Fact::Crashed { node } => drop(self.seen.remove(node)),
+            Fact::Started { node } => {
+                let engine = nodes.get(*node).engine.as_ref();
+                if let Some(engine) = engine.filter(|e| e.log().membership().is_some()) {
+                    self.promise(*node, engine.config().election_timeout_min, nodes);
+                }
+            }
+            Fact::Crashed { node } => {
+                self.seen.remove(node);
+                self.asked.remove(node);
+                self.promised.remove(node);
+            }
             Fact::Stepped { node } => {
                 let seen = self.seen.remove(node).unwrap_or(0);
                 let term = nodes.get(*node).engine.as_ref().map_or(seen, |e| e.term());
                 if term < seen {
                     return Err(format!("node {node} has seen term {seen} and stays in {term}"));
+                }
+                if let Some((_, promise)) = self.asked.remove(node).filter(|(of, _)| *of == term) {
+                    self.promise(*node, promise, nodes);
                 }
             }
             _ => {}
