@@ -103,9 +103,14 @@ impl World {
                 self.note(id, format_args!("is {role} in term {term}"));
             }
             Output::Noticed { peer, what } => {
-                // Every peer here is correct, unless its disk forgot: to accuse one is a bug.
-                let accused = !matches!(what, Notice::Stranger | Notice::RefusesUs);
-                if accused && self.nodes.get(peer).forgot.is_none() {
+                // Every peer here is correct, unless its disk forgot: to accuse one is a bug. Of
+                // two that do not know each other either may have another disk than it had.
+                let wiped = |id| self.nodes.get(id).forgot == Some(Forgot::Everything);
+                let excused = match what {
+                    Notice::Stranger | Notice::RefusesUs => wiped(id) || wiped(peer),
+                    _ => self.nodes.get(peer).forgot.is_some(),
+                };
+                if !excused {
                     self.fail("no correct peer is accused", format!("{id} of {peer}: {what}"));
                 }
             }
