@@ -1,17 +1,25 @@
 //! Linearizable reads (paper §8, thesis §6.4): a read sees every write that was acknowledged before
-//! the read was asked for.
+//! the read was asked for, and nothing that nobody calls committed.
 
 use std::collections::BTreeMap;
 
 use quorate_engine::Index;
 
 use super::{Check, Fact, Nodes};
+use crate::engines::node::Node;
 
 /// The newest acknowledged index, and what it was when each open read began.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     acknowledged: Index,
+    /// The highest index that any node has called committed.
+    committed: Index,
     open: BTreeMap<u64, Index>,
+}
+
+/// Through where a node calls its log committed.
+fn committed(node: &Node) -> Index {
+    node.engine.as_ref().map_or(0, |engine| engine.log().committed())
 }
 
 impl Check for Reads {
@@ -19,7 +27,7 @@ impl Check for Reads {
         "reads are linearizable"
     }
 
-    fn on(&mut self, fact: &Fact<'_>, _: &Nodes) -> Result<(), String> {
+    fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
         match fact {
             // Also what a read has shown can't be unseen by a later one.
             Fact::Acknowledged { index, .. } => self.acknowledged = self.acknowledged.max(*index),
@@ -33,10 +41,38 @@ impl Check for Reads {
                 if *index < floor {
                     return Err(format!("read {token} sees {index}, {floor} was acknowledged"));
                 }
+                // The step that serves the read may be the one that commits.
+                let committed = nodes.iter().map(committed).fold(self.committed, Index::max);
+                if *index > committed {
+                    return Err(format!("read {token} sees {index}, committed is {committed}"));
+                }
                 self.acknowledged = self.acknowledged.max(*index);
+            }
+            Fact::Stepped { node } => {
+                self.committed = self.committed.max(committed(nodes.get(*node)));
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::{Plan, World};
+
+    /// No bug of the world shows a reader too much, so the checker is shown one.
+    #[test]
+    fn a_read_of_what_nobody_committed_is_seen() {
+        let mut world = World::new(1, Plan::from_seed(1));
+        world.run_to_the_end().unwrap();
+        let newest = world.nodes().iter().map(committed).max().unwrap();
+        for (index, broken) in [(newest, false), (newest + 1, true)] {
+            let mut check = Reads::default();
+            check.on(&Fact::ReadIssued { token: 1 }, world.nodes()).unwrap();
+            let told = check.on(&Fact::ReadServed { token: 1, index }, world.nodes());
+            assert_eq!(told.is_err(), broken, "{told:?}");
+        }
     }
 }
