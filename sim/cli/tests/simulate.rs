@@ -22,10 +22,11 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-const COUNTS: [&str; 10] = [
+const COUNTS: [&str; 11] = [
     "acknowledged",
     "crashes",
     "elections",
+    "excused",
     "faults",
     "forgetful",
     "lost_writes",

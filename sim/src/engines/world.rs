@@ -46,6 +46,9 @@ pub struct Statistics {
     pub forgetful: u64,
     /// Nodes that were refused by the others for it.
     pub refused: u64,
+    /// Worlds that need not recover: after a disk was wiped, those that run and are tied to their
+    /// disks are no majority, and together with the others they do not meet every majority twice.
+    pub excused: u64,
 }
 
 impl From<Statistics> for Counts {
@@ -61,6 +64,7 @@ impl From<Statistics> for Counts {
             ("lost_writes", s.lost_writes),
             ("forgetful", s.forgetful),
             ("refused", s.refused),
+            ("excused", s.excused),
         ])
     }
 }

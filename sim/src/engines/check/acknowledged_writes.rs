@@ -1,6 +1,6 @@
 //! No acknowledged write is lost, none that was called overwritten happens, none happens twice, and
 //! none that nobody asked for: Raft's promise to clients (paper §8). When the cluster has recovered,
-//! every acknowledged write is on every node.
+//! every acknowledged write is on every node; when it can't, on the disks of a quorum.
 
 use bytes::Bytes;
 use quorate_engine::{EntryKind, Index};
@@ -29,6 +29,17 @@ fn holds(log: &LogImage, index: Index, command: &Bytes) -> bool {
     })
 }
 
+/// Whether this command is at `index` on the disks of a quorum; one that forgot counts with what it
+/// had.
+fn on_a_quorum(index: Index, command: &Bytes, nodes: &Nodes) -> Result<(), String> {
+    let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
+    let has = |node| nodes.get(node).once_kept(|log| holds(log, index, command));
+    if membership.is_some_and(|m| is_majority(m, has)) {
+        return Ok(());
+    }
+    Err(format!("{index} was acknowledged and is not on a quorum's disks"))
+}
+
 impl AcknowledgedWrites {
     fn fate(&mut self, command: &Bytes) -> Result<&mut Fate, String> {
         let number = command.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
@@ -39,10 +50,18 @@ impl AcknowledgedWrites {
         }
     }
 
+    /// Every acknowledged write, with where it was applied.
+    fn acknowledged(&self) -> impl Iterator<Item = Result<(Index, &Bytes), String>> {
+        self.fates.iter().filter(|(_, fate)| fate.acknowledged).map(|(command, fate)| {
+            let at = fate.applied_at.ok_or("acknowledged and never applied")?;
+            Ok((at, command))
+        })
+    }
+
     /// Every acknowledged write is in every log, where it was applied.
     fn everywhere(&self, nodes: &Nodes) -> Result<(), String> {
-        for (command, fate) in self.fates.iter().filter(|(_, fate)| fate.acknowledged) {
-            let at = fate.applied_at.ok_or("acknowledged and never applied")?;
+        for acknowledged in self.acknowledged() {
+            let (at, command) = acknowledged?;
             let mut up = nodes.iter().filter(|n| n.engine.is_some() && n.stopped.is_none());
             if let Some(node) = up.find(|n| n.applied < at || !holds(&n.log, at, command)) {
                 return Err(format!("{at} was acknowledged, node {} lacks it", node.id));
@@ -64,14 +83,15 @@ impl Check for AcknowledgedWrites {
             }
             Fact::Acknowledged { index, payload } => {
                 self.fate(payload)?.acknowledged = true;
-                let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
-                // A disk that forgot counts with what it had.
-                let has = |node| nodes.get(node).once_kept(|log| holds(log, *index, payload));
-                if !membership.is_some_and(|m| is_majority(m, has)) {
-                    return Err(format!("{index} acknowledged, not on a quorum's disks"));
-                }
+                return on_a_quorum(*index, payload, nodes);
             }
             Fact::Settled => return self.everywhere(nodes),
+            Fact::Stranded => {
+                return self.acknowledged().try_for_each(|acknowledged| {
+                    let (index, command) = acknowledged?;
+                    on_a_quorum(index, command, nodes)
+                });
+            }
             Fact::Applied { id, kind: EntryKind::Command, payload, .. } => {
                 let fate = self.fate(payload)?;
                 if fate.overwritten {

@@ -119,6 +119,9 @@ pub enum Fact<'a> {
     /// The faults are over and the cluster has come back to work: every node that was not refused
     /// has applied the same log.
     Settled,
+    /// The faults are over, and the cluster can't come back to work: a wiped disk has left too few
+    /// votes that count.
+    Stranded,
 }
 
 /// One promise.
