@@ -1,7 +1,7 @@
 //! The checker of histories: by hand, against one that tries every order, and at size.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -554,6 +554,119 @@ fn register<'a>(registers: &'a mut [Option<u32>], input: &Input<u8, u32>) -> &'a
 
 fn judge(operations: &[Op<u8>]) -> Result<(), Box<Violation<Registers<u8, u32>>>> {
     check(&Registers::new(), operations)
+}
+
+/// Follows every right order at once, event by event: what may have taken effect of all that is open,
+/// and what it leaves. Nothing is taken back, nothing left out; a return keeps those orders in which
+/// its operation has taken effect. Not the search, nor any of its rules.
+fn follow_all(operations: &[Op<u8>]) -> bool {
+    let answer = |op: &Op<u8>| match &op.outcome {
+        Outcome::Returned(output) => Some(output.clone()),
+        _ => None,
+    };
+    let mut events: Vec<(u64, usize)> = Vec::new();
+    for (i, op) in operations.iter().enumerate() {
+        events.push((op.invoked.position, i));
+        events.extend(answer(op).and(op.ended).map(|ended| (ended.position, i)));
+    }
+    events.sort_unstable();
+    // Sets of operations are bits: at most 128 of them.
+    let mut open = 0_u128;
+    // What of `open` has taken effect, and the register.
+    let mut orders = BTreeSet::from([(0_u128, None)]);
+    for (_, event) in events {
+        if open >> event & 1 == 0 {
+            open |= 1 << event;
+            continue;
+        }
+        let mut new: Vec<(u128, Option<u32>)> = orders.iter().copied().collect();
+        while let Some((placed, register)) = new.pop() {
+            for i in (0..operations.len()).filter(|i| (open & !placed) >> i & 1 == 1) {
+                let mut register = register;
+                let output = apply(&mut register, &operations[i].input);
+                let possible = answer(&operations[i]).is_none_or(|told| told == output);
+                let order = (placed | 1 << i, register);
+                if possible && orders.insert(order) {
+                    new.push(order);
+                }
+            }
+        }
+        open ^= 1 << event;
+        orders.retain(|(placed, _)| placed >> event & 1 == 1);
+        orders = orders.iter().map(|(placed, register)| (placed ^ 1 << event, *register)).collect();
+    }
+    !orders.is_empty()
+}
+
+/// Tells one client something else than it was told: what another was told of the same question, or
+/// what nobody can have been told.
+fn tell_a_lie(operations: &mut [Op<u8>], rng: &mut Rng) {
+    let told = |op: &Op<u8>| match &op.outcome {
+        Outcome::Returned(output) if *output != Output::Written => Some(output.clone()),
+        _ => None,
+    };
+    let answered: Vec<usize> =
+        (0..operations.len()).filter(|i| told(&operations[*i]).is_some()).collect();
+    if answered.is_empty() {
+        return;
+    }
+    let liar = rng.pick(&answered);
+    let question = std::mem::discriminant(&operations[liar].input);
+    let others = operations.iter().filter(|op| std::mem::discriminant(&op.input) == question);
+    let mut lies: Vec<Output<u32>> = others.filter_map(told).collect();
+    match &operations[liar].outcome {
+        Outcome::Returned(Output::Read(_)) => lies.push(Output::Read(Some(u32::MAX))),
+        Outcome::Returned(Output::Cas { .. }) => {
+            lies.push(Output::Cas { swapped: false, current: Some(u32::MAX) });
+        }
+        _ => {}
+    }
+    lies.retain(|lie| operations[liar].outcome != Outcome::Returned(lie.clone()));
+    if !lies.is_empty() {
+        let lie = lies.swap_remove(rng.below(lies.len() as u64) as usize);
+        operations[liar].outcome = Outcome::Returned(lie);
+    }
+}
+
+/// Histories that are longer than any can be tried in every order: of a service that is right, and
+/// with one lie.
+#[test]
+fn agrees_with_following_every_order_of_longer_histories() {
+    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let (fine, wrong) = (Cell::new(0), Cell::new(0));
+    let operations = prop_oneof![3 => 20..=60_usize, 1 => 61..=120_usize];
+    let load = (1..=5_usize, operations, prop_oneof![Just(0_u32), 2..6_u32], 0..50_u64);
+    let result = runner.run(&(load, any::<u64>()), |(load, seed)| {
+        let (clients, operations, values, unknown) = load;
+        let truth = Load { clients, keys: 1, operations, values, unknown }.run(seed);
+        prop_assert!(follow_all(&truth), "made wrongly");
+        let mut lie = truth.clone();
+        tell_a_lie(&mut lie, &mut Rng::new(seed));
+        let believable = follow_all(&lie);
+        for (operations, expected) in [(&truth, true), (&lie, believable)] {
+            let found = judge(operations);
+            prop_assert_eq!(found.is_ok(), expected, "{:?}", found);
+            for of_writes in [false, true] {
+                let found = check(&Terse { of_writes }, operations);
+                prop_assert_eq!(found.is_ok(), expected, "terse: {:?}", found);
+            }
+            if let Err(violation) = found {
+                let end = violation.culprit.ended.unwrap().position;
+                prop_assert!(follow_all(&cut(operations, end)), "wrong before: {}", violation);
+                prop_assert!(!follow_all(&cut(operations, end + 1)), "not yet: {}", violation);
+            }
+        }
+        if lie != truth {
+            let counted = if believable { &fine } else { &wrong };
+            counted.set(counted.get() + 1);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|why| panic!("{why}"));
+    // Some lies could have been the truth.
+    assert!(fine.get() > 10 && wrong.get() > 200, "{fine:?} {wrong:?}");
 }
 
 #[test]
