@@ -89,3 +89,43 @@ impl Check for HigherTerms {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::LogId;
+    use quorate_engine::message::{Heartbeat, RequestVote};
+
+    use super::*;
+    use crate::engines::{Plan, World};
+
+    /// A node that turns a request of a higher term down: a leader may, and who has just promised
+    /// one not to vote; nobody else, nor anybody later.
+    #[test]
+    fn a_request_is_turned_down_only_inside_a_promise() {
+        let seed = (0..).find(|seed| Plan::from_seed(*seed).nodes == 3).unwrap();
+        // Without faults: of a disk that forgot nothing is asked.
+        let plan = Plan { faults: Vec::new(), ..Plan::from_seed(seed) };
+        let mut world = World::new(seed, plan);
+        world.run_to_the_end().unwrap();
+        let leader = world.nodes().iter().find(|n| n.leads()).unwrap().id;
+        let (follower, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        let engine = world.nodes().get(follower).engine.as_ref().unwrap();
+        let (term, promise) = (engine.term(), engine.config().election_timeout_min);
+        let heartbeat =
+            Message::Heartbeat(Heartbeat { term, session: 1, round: 1, commit: 0, promise });
+        let request =
+            Message::RequestVote(RequestVote { pre: false, term: term + 1, last: LogId::ZERO });
+        let mut check = HigherTerms::default();
+        let mut ignored = |node, from, message, world: &World| {
+            let received = check.on(&Fact::Received { node, from, message }, world.nodes());
+            received.and_then(|()| check.on(&Fact::Stepped { node }, world.nodes()))
+        };
+        ignored(leader, other, &request, &world).unwrap();
+        ignored(follower, other, &request, &world).unwrap_err();
+        ignored(follower, leader, &heartbeat, &world).unwrap();
+        ignored(follower, other, &request, &world).unwrap();
+        // By the slowest clock.
+        world.nodes.time += promise.as_nanos() as u64 * 5 / 4 + 1;
+        ignored(follower, other, &request, &world).unwrap_err();
+    }
+}

@@ -105,3 +105,52 @@ impl Check for IdleLeaders {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::message::{Heartbeat, HeartbeatAnswer};
+
+    use super::*;
+    use crate::engines::{Plan, World};
+
+    /// Its heartbeats get through and are answered, but no answer gets back.
+    #[test]
+    fn a_leader_that_hears_nobody_is_seen() {
+        let seed = (0..).find(|seed| Plan::from_seed(*seed).nodes == 3).unwrap();
+        for answers_arrive in [true, false] {
+            let mut world = World::new(seed, Plan::from_seed(seed));
+            world.run_to_the_end().unwrap();
+            let leader = world.nodes().iter().find(|n| n.leads()).unwrap();
+            let (leader, engine) = (leader.id, leader.engine.as_ref().unwrap());
+            let (term, config) = (engine.term(), engine.config().clone());
+            let follower = leader % 3 + 1;
+            let mut check = IdleLeaders::default();
+            let mut told = Ok(());
+            for round in 1..100 {
+                world.nodes.time += config.heartbeat_interval.as_nanos() as u64;
+                let heartbeat = Message::Heartbeat(Heartbeat {
+                    term,
+                    session: 1,
+                    round,
+                    commit: 0,
+                    promise: config.election_timeout_min,
+                });
+                let answer = Message::HeartbeatAnswer(HeartbeatAnswer {
+                    term,
+                    session: 1,
+                    round,
+                    accepted: 0,
+                    matched: 0,
+                    promised: config.election_timeout_min,
+                });
+                let sent = |node, to, message| Fact::Sent { node, to, message };
+                let arrives = Fact::Received { node: leader, from: follower, message: &answer };
+                let facts = [sent(leader, follower, &heartbeat), sent(follower, leader, &answer)];
+                for fact in facts.iter().chain(answers_arrive.then_some(&arrives)) {
+                    told = told.and_then(|()| check.on(fact, &world.nodes));
+                }
+            }
+            assert_eq!(told.is_ok(), answers_arrive, "{told:?}");
+        }
+    }
+}
