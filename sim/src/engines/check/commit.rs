@@ -62,3 +62,39 @@ impl Check for Commit {
         self.still_durable(nodes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::EntryBlock;
+
+    use super::*;
+    use crate::engines::{Forgot, Image, Plan, World};
+
+    /// A forgotten log counts if the very entry was in it, not if another stood in its place.
+    #[test]
+    fn a_forgotten_log_counts_with_what_it_had() {
+        let seed = (0..).find(|seed| Plan::from_seed(*seed).nodes == 3).unwrap();
+        for conflicting in [false, true] {
+            let plan = Plan { faults: Vec::new(), ..Plan::from_seed(seed) };
+            let mut world = World::new(seed, plan);
+            world.run_to_the_end().unwrap();
+            let leader = world.nodes().iter().find(|n| n.leads()).unwrap();
+            let (leader, log) = (leader.id, leader.engine.as_ref().unwrap().log());
+            let (id, membership) = (log.last(), log.membership().unwrap().clone());
+            assert_eq!(id.index, log.committed());
+            for node in world.nodes.all.iter_mut().filter(|n| n.id != leader) {
+                node.disk.tamper(|image| {
+                    if conflicting {
+                        let other = LogId::new(id.term + 1, id.index);
+                        image.log.truncate(id.index);
+                        image.log.append(EntryBlock::configuration(other, &membership));
+                    }
+                });
+                node.forget(Forgot::WhatCameAfterACopy);
+                node.disk.put_back(Image::default());
+            }
+            let told = Commit { newest: Some((id, membership)) }.still_durable(world.nodes());
+            assert_eq!(told.is_err(), conflicting, "{told:?}");
+        }
+    }
+}

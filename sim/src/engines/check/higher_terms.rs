@@ -12,6 +12,7 @@ use std::time::Duration;
 use quorate_engine::{Instant, Message, NodeId, Term};
 
 use super::{Check, Fact, Nodes};
+use crate::engines::node::Forgot;
 
 /// What each node has just seen, and what it promised.
 #[derive(Debug, Default)]
@@ -51,8 +52,8 @@ impl Check for HigherTerms {
             Fact::Received { node, from, message } => {
                 let bound =
                     matches!(message, Message::RequestVote(_)) && self.is_bound(*node, nodes);
-                let forgot = |id: &NodeId| nodes.get(*id).forgot.is_some();
-                let excused = bound || forgot(node) || forgot(from);
+                let wiped = |id: &NodeId| nodes.get(*id).forgot == Some(Forgot::Everything);
+                let excused = bound || wiped(node) || wiped(from);
                 if let Some(term) = message.term().filter(|_| !excused) {
                     self.seen.insert(*node, term);
                 }
