@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::engines::Weather;
 
@@ -137,6 +138,19 @@ impl FromStr for Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl Reduction {
+    /// Places in a schedule of so many faults that are left out.
+    pub(crate) fn left_out(&self, faults: usize) -> Vec<usize> {
+        let keep = |entry: &usize| self.faults.as_ref().is_none_or(|keep| keep.contains(entry));
+        (0..faults).filter(|entry| !keep(entry)).collect()
+    }
+
+    /// How long faults and load last, of this time.
+    pub(crate) fn shorten(&self, whole: Duration) -> Duration {
+        self.millis.map_or(whole, |millis| whole.min(Duration::from_millis(millis)))
     }
 }
 

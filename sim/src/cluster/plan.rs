@@ -128,9 +128,8 @@ impl Plan {
     /// Leaves out what `reduction` says. Entries of the schedule that stay keep their numbers: those
     /// that go are told to [`Plan::left_out`].
     pub fn reduce(&mut self, reduction: &Reduction) {
-        if let Some(keep) = &reduction.faults {
-            self.left_out = (0..self.faults.len()).filter(|n| !keep.contains(n)).collect();
-        }
+        self.left_out = reduction.left_out(self.faults.len());
+        self.duration = reduction.shorten(self.duration);
         for trouble in &reduction.calm {
             trouble.calm(&mut self.cluster.weather);
             match trouble {
@@ -150,9 +149,6 @@ impl Plan {
         }
         if let Some(nodes) = reduction.nodes {
             self.cluster.nodes = (nodes as u64).clamp(1, self.cluster.nodes);
-        }
-        if let Some(millis) = reduction.millis {
-            self.duration = self.duration.min(Duration::from_millis(millis));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who can't lead steps down (thesis §6.2): no leader sends heartbeats for longer than the longest
-//! election timeout without hearing answers of a quorum, or while its own disk completes nothing. It would
-//! hold its followers, and commit nothing, for ever.
+//! election timeout without hearing answers of a quorum, or while its own disk completes nothing. It
+//! would hold its followers, and commit nothing, for ever.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
