@@ -74,6 +74,11 @@ impl<S: StateMachine> Raft<S> {
     /// first configuration is durable here; the election follows. To repeat it is harmless, with
     /// the same members and the same cluster name, also later and on other members.
     ///
+    /// The cluster can lose any minority once a leader has heard every member: the incarnations in
+    /// [`Metrics::membership`](crate::Metrics) are then not 0. Before, a member that nobody has heard
+    /// might be a disk that was wiped, so its vote counts only together with all the others, and the
+    /// loss of the first leader may have to be made good before there is another.
+    ///
     /// # Errors
     /// [`InitializeError::OtherCluster`] if the node began with other members;
     /// [`InitializeError::Members`] if these make no membership.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::testing::Counter;
-use quorate::{InProcess, Raft, RoleKind};
+use quorate::{InProcess, Membership, Metrics, Raft, RoleKind};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,6 +22,12 @@ async fn three() -> (InProcess, Vec<Raft<Counter>>) {
         nodes.push(raft);
     }
     nodes[0].initialize([(1, "a"), (2, "b"), (3, "c")]).await.unwrap();
+    // Before a leader has heard every member, the loss of one may leave too few votes that count.
+    for node in &nodes {
+        let known = |all: &Membership| all.members().values().all(|m| m.incarnation != 0);
+        let heard = move |m: &Metrics| m.membership.as_ref().is_some_and(|all| known(all));
+        node.wait(PATIENCE).until("every member was heard", heard).await.unwrap();
+    }
     (network, nodes)
 }
 
