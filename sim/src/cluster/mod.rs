@@ -85,13 +85,17 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
+    /// Writes of a quick disk.
+    pub const QUICK_SYNC: (Duration, Duration) =
+        (Duration::from_micros(200), Duration::from_millis(2));
+
     /// `nodes` nodes with default settings, a fair network and quick disks.
     pub fn new(nodes: u64) -> Self {
         Self {
             nodes,
             config: Config::default(),
             weather: Weather::FAIR,
-            sync: (Duration::from_micros(200), Duration::from_millis(2)),
+            sync: Self::QUICK_SYNC,
             segment_bytes: 64 << 10,
             clocks: BTreeMap::new(),
         }
@@ -652,7 +656,8 @@ impl<S: StateMachine> Cluster<S> {
             let disk = self.disk(id);
             disk.release();
             disk.slow_down(1);
-            disk.set_sync(Duration::from_micros(200), Duration::from_millis(2));
+            let (low, high) = ClusterOptions::QUICK_SYNC;
+            disk.set_sync(low, high);
             disk.files.mend();
             self.resume(id);
         }

@@ -111,7 +111,7 @@ impl Plan {
         trouble.is_in(&self.cluster.weather).unwrap_or(match trouble {
             Trouble::Damage => self.damage > 0,
             Trouble::Skew => clocks.values().any(Clock::is_skewed),
-            Trouble::Sync => *sync != ClusterOptions::new(1).sync,
+            Trouble::Sync => *sync != ClusterOptions::QUICK_SYNC,
             Trouble::Window => {
                 let usual = Config::default();
                 config.tail_bytes < usual.tail_bytes
@@ -135,7 +135,7 @@ impl Plan {
             match trouble {
                 Trouble::Damage => self.damage = 0,
                 Trouble::Skew => self.cluster.clocks.clear(),
-                Trouble::Sync => self.cluster.sync = ClusterOptions::new(1).sync,
+                Trouble::Sync => self.cluster.sync = ClusterOptions::QUICK_SYNC,
                 Trouble::Window => {
                     let (usual, config) = (Config::default(), &mut self.cluster.config);
                     config.tail_bytes = usual.tail_bytes;
