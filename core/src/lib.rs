@@ -63,7 +63,8 @@ pub use quorate_storage::Json;
 pub use quorate_storage::Postcard;
 pub use quorate_storage::{
     Blocking, BlockingReader, BlockingStorage, Codec, Committed, Failure, LogReader, MemoryDisk,
-    MemoryStorage, RaftStorage, Raw, StateMachine, StorageError,
+    MemoryStorage, RaftStorage, Raw, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore,
+    SnapshotWriter, StateMachine, StorageError,
 };
 pub use raft::{Builder, Raft};
 

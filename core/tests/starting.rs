@@ -8,8 +8,8 @@ use std::time::Duration;
 use common::*;
 use quorate::testing::Counter;
 use quorate::{
-    Config, Host, InProcess, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, StartError,
-    StorageError,
+    Config, Host, InProcess, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage,
+    SnapshotStore, StartError, StorageError,
 };
 use quorate_engine::HardState;
 use quorate_storage::{Recovered, WriteBatch, WriteDone};
@@ -153,6 +153,10 @@ async fn a_log_without_its_term_and_vote_is_refused() {
 
         fn reader(&self) -> Arc<dyn LogReader> {
             self.0.reader()
+        }
+
+        fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+            self.0.snapshots()
         }
     }
 

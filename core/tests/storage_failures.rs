@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use common::*;
 use quorate::testing::Counter;
 use quorate::{
-    Index, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind, StorageError,
-    WriteError,
+    Index, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind, SnapshotStore,
+    StorageError, WriteError,
 };
 use quorate_engine::EntryBlock;
 use quorate_storage::wal::{Crash, FakeDisk, Wal, WalOptions};
@@ -103,6 +103,10 @@ impl RaftStorage for Scripted {
     fn reader(&self) -> Arc<dyn LogReader> {
         let inner = self.0.disk.lock().unwrap().reader();
         Arc::new(ScriptedReader { inner, script: self.0.clone() })
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.0.disk.lock().unwrap().snapshots()
     }
 }
 
@@ -328,6 +332,10 @@ impl RaftStorage for Clinging {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         self.inner.reader()
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.inner.snapshots()
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::log::{
     LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone,
 };
+use crate::snapshot::SnapshotStore;
 
 /// Payload bytes after which a call of [`BlockingStorage::write`] takes no further batch: what
 /// waits is written next.
@@ -45,6 +46,9 @@ pub trait BlockingStorage: Send + 'static {
 
     /// A reader of what was written. Called once, after [`BlockingStorage::recover`].
     fn reader(&self) -> Self::Reader;
+
+    /// The store's snapshots. Called once, after [`BlockingStorage::recover`].
+    fn snapshots(&self) -> Arc<dyn SnapshotStore>;
 }
 
 /// The reading half of a [`BlockingStorage`].
@@ -68,8 +72,8 @@ pub trait BlockingReader: Send + 'static {
 /// use std::sync::{Arc, Mutex};
 /// use quorate_engine::{EntryBlock, HardState, Index, LogId};
 /// use quorate_storage::{
-///     Blocking, BlockingReader, BlockingStorage, LogOp, LogReadError, RaftStorage, Recovered,
-///     StorageError, WriteBatch, WriteDone,
+///     Blocking, BlockingReader, BlockingStorage, LogOp, LogReadError, MemoryStorage, RaftStorage,
+///     Recovered, SnapshotStore, StorageError, WriteBatch, WriteDone,
 /// };
 ///
 /// /// Keeps the hard state in what stands for a database, and no log at all.
@@ -96,6 +100,10 @@ pub trait BlockingReader: Send + 'static {
 ///
 ///     fn reader(&self) -> Votes {
 ///         self.clone()
+///     }
+///
+///     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+///         MemoryStorage::new().snapshots() // of no log at all, there is nothing to keep
 ///     }
 /// }
 ///
@@ -137,6 +145,7 @@ struct Running {
     batches: Option<Sender<(WriteBatch, WriteDone)>>,
     writer: Option<JoinHandle<()>>,
     reader: Arc<Reads>,
+    snapshots: Arc<dyn SnapshotStore>,
 }
 
 impl<S: BlockingStorage> Blocking<S> {
@@ -155,13 +164,14 @@ impl<S: BlockingStorage> RaftStorage for Blocking<S> {
         };
         let recovered = storage.recover()?;
         let reader = Arc::new(Reads::start(storage.reader())?);
+        let snapshots = storage.snapshots();
         let (batches, queue) = mpsc::channel();
         let writer = thread::Builder::new()
             .name("quorate-store".into())
             .spawn(move || write_until_closed(storage, &queue))
             .map_err(|e| StorageError::Failed(AnyError::new(&e)))?;
-        self.stage =
-            Stage::Running(Running { batches: Some(batches), writer: Some(writer), reader });
+        let (batches, writer) = (Some(batches), Some(writer));
+        self.stage = Stage::Running(Running { batches, writer, reader, snapshots });
         Ok(recovered)
     }
 
@@ -182,6 +192,15 @@ impl<S: BlockingStorage> RaftStorage for Blocking<S> {
             panic!("a store recovers before it reads");
         };
         Arc::<Reads>::clone(&running.reader)
+    }
+
+    /// # Panics
+    /// As [`Blocking::reader`].
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        let Stage::Running(running) = &self.stage else {
+            panic!("a store recovers before it has snapshots");
+        };
+        Arc::clone(&running.snapshots)
     }
 }
 

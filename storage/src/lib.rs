@@ -9,6 +9,7 @@ mod codec;
 pub mod conformance;
 mod log;
 mod memory;
+mod snapshot;
 mod state;
 mod state_machine;
 #[cfg(feature = "wal")]
@@ -18,4 +19,5 @@ pub use blocking::*;
 pub use codec::*;
 pub use log::*;
 pub use memory::*;
+pub use snapshot::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, SnapshotWriter};
 pub use state_machine::*;

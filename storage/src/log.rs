@@ -7,6 +7,8 @@ use anyerror::AnyError;
 use async_trait::async_trait;
 use quorate_engine::{EntryBlock, HardState, Index, LogId, Membership, NodeId, TermRun};
 
+use crate::snapshot::SnapshotStore;
+
 /// One group's durable state: its identity, its hard state, its log.
 ///
 /// The node task owns the handle. A crash may lose what was not yet reported durable, but only
@@ -36,6 +38,10 @@ pub trait RaftStorage: Send + 'static {
     /// A handle for reading the log, usable from any task while the node writes. Called once or
     /// more after [`RaftStorage::recover`].
     fn reader(&self) -> Arc<dyn LogReader>;
+
+    /// The group's snapshots, usable from any thread while the node writes. Called once or more after
+    /// [`RaftStorage::recover`].
+    fn snapshots(&self) -> Arc<dyn SnapshotStore>;
 }
 
 /// Reads entries that are no longer in memory: for followers far behind, and after a restart.
@@ -77,7 +83,8 @@ pub struct Recovered {
     pub last: LogId,
     /// The terms of the entries after `compacted`, in order.
     pub runs: Vec<TermRun>,
-    /// Every configuration in the log after `compacted`, in order, committed or not.
+    /// Every configuration in the log after `compacted`, in order, committed or not. The first may
+    /// stand at or before `compacted`: it is the one in force there, which outlives its entry.
     pub configurations: Vec<(LogId, Membership)>,
 }
 
@@ -102,15 +109,20 @@ pub enum LogOp {
     /// Appends entries; entries at or behind the block's first index are replaced by it. The block
     /// begins after `compacted` and at most one behind the last entry.
     Append(EntryBlock),
-    /// Entries up to here are no longer needed. `through` is in the log.
+    /// Entries up to here are no longer needed: a snapshot that is durable covers them. `through` is
+    /// in the log. The configuration in force there stays known, see [`Recovered::configurations`].
     Compact {
         /// The last entry not needed.
         through: LogId,
     },
-    /// The log becomes empty, with `to` as its last compacted entry: a snapshot takes its place.
+    /// The log becomes empty, with `to` as its last compacted entry: a snapshot, which is durable,
+    /// takes its place.
     Reset {
         /// The last entry of the snapshot.
         to: LogId,
+        /// The configuration in force there, with the id of its own entry, at or before `to`. From the
+        /// snapshot.
+        configuration: (LogId, Membership),
     },
 }
 

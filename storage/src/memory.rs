@@ -13,6 +13,7 @@ use quorate_engine::{EntryBlock, Index, LogId};
 use crate::log::{
     LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone,
 };
+use crate::snapshot::{MemorySnapshots, SnapshotStore, Snapshots};
 use crate::state::{LogState, Spans};
 
 /// What a [`MemoryStorage`] writes to; a clone is the same disk.
@@ -23,6 +24,7 @@ pub struct MemoryDisk(Arc<Mutex<Content>>);
 struct Content {
     state: LogState,
     spans: Spans<EntryBlock>,
+    snapshots: Snapshots,
     /// The store that may write: opening another one takes the disk away from the one before, as
     /// a restarted process finds no trace of the old one.
     owner: u64,
@@ -32,7 +34,13 @@ struct Content {
 
 impl Default for Content {
     fn default() -> Self {
-        Self { state: LogState::default(), spans: Spans::new(LogId::ZERO), owner: 0, poison: None }
+        Self {
+            state: LogState::default(),
+            spans: Spans::new(LogId::ZERO),
+            snapshots: Snapshots::new(),
+            owner: 0,
+            poison: None,
+        }
     }
 }
 
@@ -49,6 +57,25 @@ impl MemoryDisk {
         content.owner += 1;
         content.poison = None;
         MemoryStorage { owner: content.owner, disk: self.clone() }
+    }
+
+    /// Looks at the snapshots.
+    pub(crate) fn snapshots<T>(&self, look: impl FnOnce(&Snapshots) -> T) -> T {
+        look(&self.lock().snapshots)
+    }
+
+    /// Changes the snapshots, for the store of life `owner`.
+    pub(crate) fn change_snapshots(
+        &self,
+        owner: u64,
+        change: impl FnOnce(&mut Snapshots),
+    ) -> Result<(), StorageError> {
+        let mut content = self.lock();
+        if owner != content.owner {
+            return Err(StorageError::InUse("this memory disk".into()));
+        }
+        change(&mut content.snapshots);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -119,6 +146,10 @@ impl RaftStorage for MemoryStorage {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(MemoryReader(self.disk.clone()))
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(MemorySnapshots { disk: self.disk.clone(), owner: self.owner })
     }
 }
 

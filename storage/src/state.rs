@@ -47,7 +47,7 @@ impl LogState {
                     return (index <= block.last().index).then_some(block.term());
                 }
                 LogOp::Compact { through } if through.index == index => return Some(through.term),
-                LogOp::Reset { to } => return (to.index == index).then_some(to.term),
+                LogOp::Reset { to, .. } => return (to.index == index).then_some(to.term),
                 _ => {}
             }
         }
@@ -97,9 +97,14 @@ impl LogState {
                     compacted = *through;
                 }
                 LogOp::Compact { .. } => {}
-                LogOp::Reset { to } => {
+                LogOp::Reset { to, configuration: (at, membership) } => {
                     if to.index == Index::MAX {
                         return Err(format!("a reset to {to} leaves no room for entries"));
+                    }
+                    if at.index > to.index || at.term > to.term || membership.voters().is_empty() {
+                        return Err(format!(
+                            "a reset to {to} with configuration {at} {membership}"
+                        ));
                     }
                     compacted = *to;
                     last = *to;
@@ -147,7 +152,8 @@ impl LogState {
                 }
                 assert!(through.index <= now.last.index);
                 let gone = now.configurations.partition_point(|(id, _)| id.index <= through.index);
-                now.configurations.drain(..gone);
+                // The newest of them is in force until the next one: it stays.
+                now.configurations.drain(..gone.saturating_sub(1));
                 // The run of the first entry that stays begins with that entry.
                 let first = through.index + 1;
                 let begun = now.runs.partition_point(|run| run.first <= first);
@@ -163,11 +169,11 @@ impl LogState {
                     self.missing_through = 0;
                 }
             }
-            LogOp::Reset { to } => {
+            LogOp::Reset { to, configuration } => {
                 now.compacted = *to;
                 now.last = *to;
                 now.runs.clear();
-                now.configurations.clear();
+                now.configurations = vec![configuration.clone()];
                 self.missing_through = 0;
             }
         }
@@ -232,7 +238,7 @@ impl<T: Clone> Spans<T> {
                 }
             }
             LogOp::Compact { .. } => {}
-            LogOp::Reset { to } => {
+            LogOp::Reset { to, .. } => {
                 self.compacted = *to;
                 self.spans.clear();
             }
@@ -306,6 +312,18 @@ mod tests {
         batch.seal(LogId::new(term, first))
     }
 
+    fn membership() -> Membership {
+        Membership::of_voters([(1, "a")]).unwrap()
+    }
+
+    fn configuration(id: LogId) -> LogOp {
+        LogOp::Append(EntryBlock::configuration(id, &membership()))
+    }
+
+    fn reset(to: LogId, at: LogId) -> LogOp {
+        LogOp::Reset { to, configuration: (at, membership()) }
+    }
+
     fn state(ops: &[LogOp]) -> LogState {
         let mut state = LogState::default();
         let term9 = LogOp::HardState(HardState { term: 9, voted_for: None });
@@ -335,9 +353,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        let m = Membership::of_voters([(1, "a")]).unwrap();
+        let first = LogId::new(0, 1);
         let s = state(&[
-            LogOp::Append(EntryBlock::configuration(LogId::new(0, 1), &m)),
+            configuration(first),
             LogOp::Append(block(3, 2, 4)),
             LogOp::Compact { through: LogId::new(3, 3) },
         ]);
@@ -350,8 +368,14 @@ mod tests {
             vec![LogOp::Append(block(5, 5, 1)), LogOp::Append(block(4, 6, 1))],
             vec![LogOp::Compact { through: LogId::new(3, 6) }],
             vec![LogOp::Compact { through: LogId::new(2, 4) }],
-            vec![LogOp::Reset { to: LogId::new(10, 50) }],
-            vec![LogOp::Reset { to: LogId::new(1, u64::MAX) }],
+            vec![reset(LogId::new(10, 50), first)],
+            vec![reset(LogId::new(1, u64::MAX), first)],
+            vec![reset(LogId::new(5, 50), LogId::new(5, 51))],
+            vec![reset(LogId::new(5, 50), LogId::new(6, 40))],
+            vec![LogOp::Reset {
+                to: LogId::new(5, 50),
+                configuration: (first, Membership::default()),
+            }],
             vec![hard(8, None)],
             vec![hard(9, Some(1)), hard(9, Some(2))],
             vec![hard(9, Some(1)), hard(9, None)],
@@ -361,7 +385,31 @@ mod tests {
         }
         s.check(&[hard(10, Some(2)), LogOp::Append(block(10, 6, 1))]).unwrap();
         let to = LogId::new(5, 90);
-        s.check(&[LogOp::Reset { to }, LogOp::Append(block(5, 91, 1))]).unwrap();
+        s.check(&[reset(to, first), LogOp::Append(block(5, 91, 1))]).unwrap();
+    }
+
+    #[test]
+    fn the_configuration_in_force_outlives_its_entry() {
+        let ids = |s: &LogState| s.now.configurations.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let [a, b, c] = [LogId::new(0, 1), LogId::new(1, 3), LogId::new(2, 6)];
+        let ops = [
+            configuration(a),
+            LogOp::Append(block(1, 2, 1)),
+            configuration(b),
+            LogOp::Append(block(1, 4, 2)),
+            configuration(c),
+        ];
+        let compacted = |through| state(&[&ops[..], &[LogOp::Compact { through }]].concat());
+        assert_eq!(ids(&compacted(a)), [a, b, c]);
+        assert_eq!(ids(&compacted(LogId::new(1, 2))), [a, b, c]);
+        assert_eq!(ids(&compacted(b)), [b, c]);
+        assert_eq!(ids(&compacted(c)), [c], "of several only the newest");
+        // What is overwritten is no longer a configuration; what was compacted can't be overwritten.
+        let mut s = compacted(b);
+        s.apply(&LogOp::Append(block(3, 4, 1)));
+        assert_eq!(ids(&s), [b]);
+        s.apply(&reset(LogId::new(3, 90), LogId::new(3, 80)));
+        assert_eq!(ids(&s), [LogId::new(3, 80)]);
     }
 
     /// The oldest segments are gone; what was in them was overwritten or compacted later on.
@@ -391,6 +439,6 @@ mod tests {
         let whole = after(&[LogOp::Append(block(3, 15, 4)), compact(1, 14)]);
         assert_eq!(whole.missing_through, 0);
         assert_eq!(whole.now.runs, vec![TermRun { first: 15, term: 3 }]);
-        assert_eq!(after(&[LogOp::Reset { to: LogId::new(5, 12) }]).missing_through, 0);
+        assert_eq!(after(&[reset(LogId::new(5, 12), LogId::ZERO)]).missing_through, 0);
     }
 }

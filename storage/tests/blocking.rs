@@ -7,7 +7,7 @@ use quorate_engine::{EntryBlock, HardState, Index, LogId};
 use quorate_storage::conformance::{self, Fixture};
 use quorate_storage::{
     Blocking, BlockingReader, BlockingStorage, LogOp, LogReadError, LogReader, MemoryDisk,
-    MemoryStorage, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone,
+    MemoryStorage, RaftStorage, Recovered, SnapshotStore, StorageError, WriteBatch, WriteDone,
 };
 
 /// What stands for a database: committed batches, and the power.
@@ -66,6 +66,10 @@ impl BlockingStorage for Plain {
     fn reader(&self) -> PlainReader {
         PlainReader(self.content.reader())
     }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.content.snapshots()
+    }
 }
 
 struct PlainReader(Arc<dyn LogReader>);
@@ -120,6 +124,10 @@ impl BlockingStorage for Scripted {
 
     fn reader(&self) -> PlainReader {
         PlainReader(MemoryDisk::new().open().reader())
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        MemoryDisk::new().open().snapshots()
     }
 }
 

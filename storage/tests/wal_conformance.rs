@@ -111,6 +111,10 @@ impl RaftStorage for Crowded {
     fn reader(&self) -> Arc<dyn quorate_storage::LogReader> {
         self.group.reader()
     }
+
+    fn snapshots(&self) -> Arc<dyn quorate_storage::SnapshotStore> {
+        self.group.snapshots()
+    }
 }
 
 impl Fixture for AmongOthers {

@@ -402,15 +402,26 @@ fn inspection_shows_the_log_and_changes_nothing() {
     assert!(inspection.segments[0].reason.contains("DAMAGED"), "{}", inspection.segments[0].reason);
 }
 
-/// A log of version 1, as it was written when version 1 was made: it is read for ever, and while
-/// version 1 is current these are the very bytes.
+/// A log of version 1, as it was written when version 1 was made, is read for ever, and goes on in
+/// segments of the current version.
 #[test]
-fn version_1_is_read_and_written_as_it_was() {
+fn version_1_is_read_and_goes_on() {
     let fixture = include_bytes!("fixtures/wal-v1/0000000000000001.log").to_vec();
-    let image = Image::from([("0000000000000001.log".to_string(), fixture.clone())]);
-    let (found, _) = state(&FakeDisk::from_image(image, 1)).unwrap();
+    let image = Image::from([("0000000000000001.log".to_string(), fixture)]);
+    let disk = FakeDisk::from_image(image, 1);
+    let (mut group, mut driver, found) = open(&disk).unwrap();
     assert_eq!(&found, states(&short_history()).last().unwrap());
-    assert!(only_segment(&disk_of(&short_history(), true)).1 == fixture, "other bytes");
+    let mut batches = short_history();
+    for index in found.last.index + 1..found.last.index + 12 {
+        batches.push(vec![reset(LogId::new(2, index + 100)), append(2, index + 101, 1)]);
+        batches.push(vec![big(2, index + 102)]);
+    }
+    for ops in &batches[short_history().len()..] {
+        write(&mut group, &mut driver, ops.clone()).unwrap();
+    }
+    drop((group, driver));
+    assert!(disk.image().len() > 1);
+    assert_eq!(&state(&disk).unwrap().0, states(&batches).last().unwrap());
 }
 
 /// An empty disk is a blank store, and says nothing else.

@@ -80,7 +80,7 @@ fn next_batch(store: &mut MemoryStorage, kinds: &[(u8, u64)]) -> Vec<LogOp> {
                 let run = now.runs.iter().rev().find(|run| run.first <= index).unwrap();
                 LogOp::Compact { through: LogId::new(run.term, index) }
             }
-            (3, _) if n % 3 == 0 => LogOp::Reset { to: LogId::new(term, last + n % 7) },
+            (3, _) if n % 3 == 0 => reset(LogId::new(term, last + n % 7)),
             (4, Some(index)) => append(term, index, 1 + n % 4),
             (5, _) => {
                 let membership = Membership::of_voters([(1 + n % 9, "somewhere")]).unwrap();

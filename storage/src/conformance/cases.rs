@@ -217,10 +217,55 @@ pub(super) fn compact_inside_a_block<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-pub(super) fn reset<F: Fixture>(s: &mut Session<F>) {
+/// Of several configurations up to where the log is compacted, the newest stays; and it stays in force
+/// when what comes behind it is overwritten.
+pub(super) fn base_configuration<F: Fixture>(s: &mut Session<F>) {
+    let ops = vec![
+        configuration(0, 1, 1),
+        append(1, 2, 3),
+        configuration(1, 5, 2),
+        configuration(1, 6, 3),
+        append(1, 7, 5),
+        configuration(1, 12, 4),
+    ];
+    let mut storage = append_all(s, ops);
+    for through in [1, 4, 5, 8, 11] {
+        let term = if through == 1 { 0 } else { 1 };
+        s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(term, through) }]);
+        storage = s.crash(storage);
+    }
+    s.write(&mut storage, vec![append(2, 12, 1)]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![configuration(2, 13, 5), append(2, 14, 1)]);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(2, 14) }]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![append(3, 15, 1)]);
+    s.crash(storage);
+}
+
+/// Whatever held the entry is long gone.
+pub(super) fn base_far_behind<F: Fixture>(s: &mut Session<F>) {
+    let mut storage = append_all(s, vec![configuration(0, 1, 3)]);
+    for round in 0..20u64 {
+        for i in 0..10 {
+            let mut batch = Batch::new(1);
+            batch.push(&[round as u8; 700]);
+            let id = LogId::new(2, 2 + round * 10 + i);
+            s.write(&mut storage, vec![LogOp::Append(batch.seal(id))]);
+        }
+        let through = LogId::new(2, 2 + round * 10 + 7);
+        s.write(&mut storage, vec![LogOp::Compact { through }]);
+        if round % 7 == 0 {
+            storage = s.crash(storage);
+        }
+    }
+    s.crash(storage);
+}
+
+pub(super) fn reset_empties<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 5), configuration(2, 6, 3)]);
     let to = LogId::new(7, 1000);
-    s.write(&mut storage, vec![LogOp::Reset { to }]);
+    s.write(&mut storage, vec![reset(to, 0, 4)]);
     s.expect_entries(&storage);
     let found = s.read(&storage, LogId::new(1, 2), 10, 100);
     assert!(
@@ -233,14 +278,16 @@ pub(super) fn reset<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.crash(storage);
     // Both in one batch.
     let to = LogId::new(8, 5000);
-    s.write(&mut storage, vec![LogOp::Reset { to }, append(8, 5001, 2)]);
+    s.write(&mut storage, vec![reset(to, 80, 2), append(8, 5001, 2)]);
+    let mut storage = s.crash(storage);
+    s.write(&mut storage, vec![configuration(8, 5001, 7)]);
     s.crash(storage);
 }
 
 pub(super) fn reset_over_a_longer_log<F: Fixture>(s: &mut Session<F>) {
     let mut storage = append_all(s, vec![append(1, 1, 50)]);
     let to = LogId::new(2, 20);
-    s.write(&mut storage, vec![LogOp::Reset { to }]);
+    s.write(&mut storage, vec![reset(to, 3, 1)]);
     s.write(&mut storage, vec![append(3, 21, 1)]);
     s.expect_entries(&storage);
     s.crash(storage);
@@ -405,7 +452,8 @@ fn random_batch(random: &mut Random, model: &Model) -> Vec<LogOp> {
                 LogOp::Compact { through: LogId::new(model.entries[&index].0, index) }
             }
             4 if random.below(4) == 0 => {
-                LogOp::Reset { to: LogId::new(term, now.last.index + random.below(5)) }
+                let to = LogId::new(term, now.last.index + random.below(5));
+                reset(to, random.below(3), 1 + random.below(5))
             }
             5 => configuration(term, now.last.index + 1, 1 + random.below(5)),
             6 if now.last != now.compacted => {

@@ -95,7 +95,9 @@ pub fn cases<F: Fixture>() -> Vec<Case<F>> {
         ("a crash keeps a prefix of whole batches", cases::prefix),
         ("entries can be compacted", cases::compact),
         ("compaction ends inside a block", cases::compact_inside_a_block),
-        ("a reset empties the log", cases::reset),
+        ("the configuration in force outlives its entry", cases::base_configuration),
+        ("the configuration in force outlives many entries", cases::base_far_behind),
+        ("a reset empties the log", cases::reset_empties),
         ("a reset goes back as well", cases::reset_over_a_longer_log),
         ("a read after another log's entry is superseded", cases::superseded),
         ("reads are bounded and contiguous", cases::bounded),
@@ -249,6 +251,8 @@ struct Model {
     identity: Option<Identity>,
     hard_state: HardState,
     compacted: LogId,
+    /// The configuration in force at `compacted`, once its entry may be gone.
+    base: Option<(LogId, Membership)>,
     entries: Entries,
 }
 
@@ -268,28 +272,37 @@ impl Model {
                 put(&mut self.entries, block);
             }
             LogOp::Compact { through } => {
+                let mut configurations = self.configurations().into_iter();
+                self.base = configurations.rfind(|(id, _)| id.index <= through.index);
                 self.entries = self.entries.split_off(&(through.index + 1));
                 self.compacted = *through;
             }
-            LogOp::Reset { to } => {
+            LogOp::Reset { to, configuration } => {
                 self.entries.clear();
                 self.compacted = *to;
+                self.base = Some(configuration.clone());
             }
         }
     }
 
+    fn configurations(&self) -> Vec<(LogId, Membership)> {
+        let mut configurations = Vec::from_iter(self.base.clone());
+        for (&index, (term, kind, _, payload)) in &self.entries {
+            if *kind == EntryKind::Configuration {
+                let membership = Membership::from_bytes(payload).expect("the model's own bytes");
+                configurations.push((LogId::new(*term, index), membership));
+            }
+        }
+        configurations
+    }
+
     fn recovered(&self) -> Recovered {
         let mut runs: Vec<TermRun> = Vec::new();
-        let mut configurations = Vec::new();
         let mut last = self.compacted;
-        for (&index, (term, kind, _, payload)) in &self.entries {
+        for (&index, (term, ..)) in &self.entries {
             last = LogId::new(*term, index);
             if runs.last().is_none_or(|run| run.term != *term) {
                 runs.push(TermRun { first: index, term: *term });
-            }
-            if *kind == EntryKind::Configuration {
-                let membership = Membership::from_bytes(payload).expect("the model's own bytes");
-                configurations.push((last, membership));
             }
         }
         Recovered {
@@ -298,7 +311,7 @@ impl Model {
             compacted: self.compacted,
             last,
             runs,
-            configurations,
+            configurations: self.configurations(),
         }
     }
 }
@@ -332,10 +345,19 @@ fn append(term: u64, first: Index, count: u64) -> LogOp {
     LogOp::Append(commands(term, first, count))
 }
 
+fn membership(voters: u64) -> Membership {
+    Membership::of_voters((1..=voters).map(|id| (id, format!("node{id}:7000"))))
+        .expect("a membership with voters")
+}
+
 fn configuration(term: u64, index: Index, voters: u64) -> LogOp {
-    let membership = Membership::of_voters((1..=voters).map(|id| (id, format!("node{id}:7000"))))
-        .expect("a membership with voters");
-    LogOp::Append(EntryBlock::configuration(LogId::new(term, index), &membership))
+    LogOp::Append(EntryBlock::configuration(LogId::new(term, index), &membership(voters)))
+}
+
+/// A reset to a snapshot whose configuration stands `behind` entries before its end.
+fn reset(to: LogId, behind: u64, voters: u64) -> LogOp {
+    let at = LogId::new(to.term, to.index.saturating_sub(behind));
+    LogOp::Reset { to, configuration: (at, membership(voters)) }
 }
 
 /// Polls `future` to its end on this thread.

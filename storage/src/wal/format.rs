@@ -6,7 +6,7 @@
 //! not intact here.
 
 use bytes::Bytes;
-use quorate_engine::{EntryBlock, GroupId, HardState, LogId, planted};
+use quorate_engine::{EntryBlock, GroupId, HardState, LogId, Membership, planted};
 
 use crate::log::{Identity, LogOp};
 use crate::state::LogState;
@@ -15,12 +15,16 @@ use crate::state::LogState;
 pub const SEGMENT_MAGIC: u32 = 0x3153_5751;
 /// "QWB1": begins every batch.
 pub const BATCH_MAGIC: u32 = 0x3142_5751;
-/// The version of the format, in every segment.
-pub const FORMAT_VERSION: u16 = 1;
+/// The version of the format, in every segment that this program makes.
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest version that this program reads. Version 1 had no configurations in headers and resets.
+pub const OLDEST_FORMAT_VERSION: u16 = 1;
 /// Length of a segment's header without its groups.
 pub const SEGMENT_HEADER_BYTES: usize = 72;
-/// Length of one group in a segment's header.
+/// Length of one group in a segment's header without its configurations.
 pub const GROUP_BYTES: usize = 88;
+/// Length of one configuration in a segment's header without its membership.
+pub const CONFIGURATION_BYTES: usize = 24;
 /// Length of a batch's header.
 pub const BATCH_HEADER_BYTES: usize = 32;
 /// Length of a record's header.
@@ -50,6 +54,9 @@ pub enum RecordKind {
 
 const GROUP_HAS_IDENTITY: u32 = 1;
 const GROUP_HAS_VOTED: u32 = 2;
+
+/// Length of a reset's body without its membership.
+const RESET_BYTES: usize = 32;
 
 /// The room a seal takes.
 pub(super) const SEAL_BYTES: u64 = (BATCH_HEADER_BYTES + RECORD_HEADER_BYTES) as u64;
@@ -103,6 +110,7 @@ impl Salt {
 /// What a segment begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    pub(super) version: u16,
     pub(super) number: u64,
     pub(super) salt: u64,
     /// Drawn once for the directory: segments of two logs don't mix.
@@ -118,16 +126,19 @@ pub(super) struct SegmentHeader {
 }
 
 /// The state of one group where a segment begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupHeader {
     pub(super) identity: Option<Identity>,
     pub(super) hard_state: HardState,
     pub(super) compacted: LogId,
     pub(super) last: LogId,
+    /// All of the log, and the one in force where it begins; none in version 1.
+    pub(super) configurations: Vec<(LogId, Membership)>,
 }
 
 impl GroupHeader {
-    pub(super) fn of(state: &LogState) -> Self {
+    /// The state as a header of format `version` says it.
+    pub(super) fn of(state: &LogState, version: u16) -> Self {
         let now = &state.now;
         Self {
             identity: now.identity,
@@ -136,21 +147,93 @@ impl GroupHeader {
                 .unwrap_or_default(),
             compacted: now.compacted,
             last: now.last,
+            configurations: Some(&now.configurations)
+                .filter(|_| version > 1)
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+
+    fn decode(group: &[u8]) -> Result<(Self, usize), &'static str> {
+        const ENDS: &str = "a segment header that ends inside a group";
+        if group.len() < GROUP_BYTES {
+            return Err(ENDS);
+        }
+        let flags = u32_at(group, 8);
+        let mut header = Self {
+            identity: (flags & GROUP_HAS_IDENTITY != 0).then(|| Identity {
+                node: u64_at(group, 16),
+                incarnation: u64_at(group, 24),
+                cluster: u64_at(group, 32),
+            }),
+            hard_state: HardState {
+                term: u64_at(group, 40),
+                voted_for: (flags & GROUP_HAS_VOTED != 0).then(|| u64_at(group, 48)),
+            },
+            compacted: LogId::new(u64_at(group, 56), u64_at(group, 64)),
+            last: LogId::new(u64_at(group, 72), u64_at(group, 80)),
+            configurations: Vec::new(),
+        };
+        let mut at = GROUP_BYTES;
+        for _ in 0..u32_at(group, 12) {
+            let configuration = group.get(at..).unwrap_or_default();
+            if configuration.len() < CONFIGURATION_BYTES {
+                return Err(ENDS);
+            }
+            let id = LogId::new(u64_at(configuration, 0), u64_at(configuration, 8));
+            let end = CONFIGURATION_BYTES + u32_at(configuration, 16) as usize;
+            let bytes = configuration.get(CONFIGURATION_BYTES..end).ok_or(ENDS)?;
+            let membership = Membership::from_bytes(bytes)
+                .map_err(|_| "a segment header with a configuration that is none")?;
+            header.configurations.push((id, membership));
+            at += align(end);
+        }
+        Ok((header, at))
+    }
+
+    /// Adds the group to a segment's header.
+    fn encode(&self, group: GroupId, header: &mut Vec<u8>) {
+        let start = header.len();
+        header.resize(start + GROUP_BYTES, 0);
+        let out = &mut header[start..];
+        let mut flags = 0;
+        put_u64(out, 0, group);
+        if let Some(identity) = self.identity {
+            flags |= GROUP_HAS_IDENTITY;
+            put_u64(out, 16, identity.node);
+            put_u64(out, 24, identity.incarnation);
+            put_u64(out, 32, identity.cluster);
+        }
+        put_u64(out, 40, self.hard_state.term);
+        if let Some(candidate) = self.hard_state.voted_for {
+            flags |= GROUP_HAS_VOTED;
+            put_u64(out, 48, candidate);
+        }
+        put_u32(out, 8, flags);
+        put_u32(out, 12, self.configurations.len() as u32);
+        put_u64(out, 56, self.compacted.term);
+        put_u64(out, 64, self.compacted.index);
+        put_u64(out, 72, self.last.term);
+        put_u64(out, 80, self.last.index);
+        for (id, membership) in &self.configurations {
+            let membership = membership.to_bytes();
+            let start = header.len();
+            header.resize(start + CONFIGURATION_BYTES, 0);
+            let out = &mut header[start..];
+            put_u64(out, 0, id.term);
+            put_u64(out, 8, id.index);
+            put_u32(out, 16, membership.len() as u32);
+            header.extend_from_slice(&membership);
+            header.resize(align(header.len()), 0);
         }
     }
 }
 
 impl SegmentHeader {
-    pub(super) fn bytes(&self) -> usize {
-        SEGMENT_HEADER_BYTES + self.groups.len() * GROUP_BYTES
-    }
-
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; self.bytes()];
-        let length = out.len() as u32;
+        let mut out = vec![0; SEGMENT_HEADER_BYTES];
         put_u32(&mut out, 0, SEGMENT_MAGIC);
-        put_u32(&mut out, 8, length);
-        out[12..14].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[12..14].copy_from_slice(&self.version.to_le_bytes());
         put_u64(&mut out, 16, self.number);
         put_u64(&mut out, 24, self.salt);
         put_u64(&mut out, 32, self.log);
@@ -158,30 +241,19 @@ impl SegmentHeader {
         put_u64(&mut out, 48, self.previous_end);
         put_u64(&mut out, 56, self.previous_sequence);
         put_u32(&mut out, 64, self.groups.len() as u32);
-        for (i, (group, state)) in self.groups.iter().enumerate() {
-            let out = &mut out[SEGMENT_HEADER_BYTES + i * GROUP_BYTES..][..GROUP_BYTES];
-            let mut flags = 0;
-            put_u64(out, 0, *group);
-            if let Some(identity) = state.identity {
-                flags |= GROUP_HAS_IDENTITY;
-                put_u64(out, 16, identity.node);
-                put_u64(out, 24, identity.incarnation);
-                put_u64(out, 32, identity.cluster);
-            }
-            put_u64(out, 40, state.hard_state.term);
-            if let Some(candidate) = state.hard_state.voted_for {
-                flags |= GROUP_HAS_VOTED;
-                put_u64(out, 48, candidate);
-            }
-            put_u32(out, 8, flags);
-            put_u64(out, 56, state.compacted.term);
-            put_u64(out, 64, state.compacted.index);
-            put_u64(out, 72, state.last.term);
-            put_u64(out, 80, state.last.index);
+        for (group, state) in &self.groups {
+            state.encode(*group, &mut out);
         }
+        let length = out.len() as u32;
+        put_u32(&mut out, 8, length);
         let crc = crc32fast::hash(&out[8..]);
         put_u32(&mut out, 4, crc);
         out
+    }
+
+    /// Where the batches begin in a segment whose header, which begins `bytes`, is intact.
+    pub(super) fn end(bytes: &[u8]) -> usize {
+        align(u32_at(bytes, 8) as usize)
     }
 
     /// Reads the header that begins `bytes`.
@@ -203,36 +275,24 @@ impl SegmentHeader {
             return Err("the checksum of the segment header does not fit".into());
         }
         let version = u16::from_le_bytes([bytes[12], bytes[13]]);
-        if version != FORMAT_VERSION {
-            return Err(format!("format version {version}, this program reads {FORMAT_VERSION}"));
+        if !(OLDEST_FORMAT_VERSION..=FORMAT_VERSION).contains(&version) {
+            return Err(format!(
+                "format version {version}, this program reads {OLDEST_FORMAT_VERSION} to \
+                 {FORMAT_VERSION}"
+            ));
         }
-        let count = u32_at(bytes, 64) as usize;
-        if count.checked_mul(GROUP_BYTES).and_then(|n| n.checked_add(SEGMENT_HEADER_BYTES))
-            != Some(length)
-        {
+        let mut groups = Vec::new();
+        let mut at = SEGMENT_HEADER_BYTES;
+        for _ in 0..u32_at(bytes, 64) {
+            let (group, taken) = GroupHeader::decode(&bytes[at..length])?;
+            groups.push((u64_at(bytes, at), group));
+            at += taken;
+        }
+        if at != length {
             return Err("a segment header whose groups do not fit its length".into());
         }
-        let groups = bytes[SEGMENT_HEADER_BYTES..length]
-            .chunks_exact(GROUP_BYTES)
-            .map(|group| {
-                let flags = u32_at(group, 8);
-                let state = GroupHeader {
-                    identity: (flags & GROUP_HAS_IDENTITY != 0).then(|| Identity {
-                        node: u64_at(group, 16),
-                        incarnation: u64_at(group, 24),
-                        cluster: u64_at(group, 32),
-                    }),
-                    hard_state: HardState {
-                        term: u64_at(group, 40),
-                        voted_for: (flags & GROUP_HAS_VOTED != 0).then(|| u64_at(group, 48)),
-                    },
-                    compacted: LogId::new(u64_at(group, 56), u64_at(group, 64)),
-                    last: LogId::new(u64_at(group, 72), u64_at(group, 80)),
-                };
-                (u64_at(group, 0), state)
-            })
-            .collect();
         Ok(Self {
+            version,
             number: u64_at(bytes, 16),
             salt: u64_at(bytes, 24),
             log: u64_at(bytes, 32),
@@ -318,10 +378,14 @@ impl<'a> BatchWriter<'a> {
                 put_u64(&mut body, 8, through.index);
                 self.record(RecordKind::Compact, group, &body[..16])
             }
-            LogOp::Reset { to } => {
+            LogOp::Reset { to, configuration: (at, membership) } => {
+                let mut body = vec![0; RESET_BYTES];
                 put_u64(&mut body, 0, to.term);
                 put_u64(&mut body, 8, to.index);
-                self.record(RecordKind::Reset, group, &body[..16])
+                put_u64(&mut body, 16, at.term);
+                put_u64(&mut body, 24, at.index);
+                body.extend_from_slice(&membership.to_bytes());
+                self.record(RecordKind::Reset, group, &body)
             }
         }
     }
@@ -371,6 +435,9 @@ impl<'a> BatchWriter<'a> {
 pub(super) fn op_bytes(op: &LogOp) -> u64 {
     let body = match op {
         LogOp::Append(block) => block.bytes().len(),
+        LogOp::Reset { configuration: (_, membership), .. } => {
+            RESET_BYTES + membership.to_bytes().len()
+        }
         _ => 24,
     };
     (RECORD_HEADER_BYTES + align(body)) as u64
@@ -451,8 +518,11 @@ pub(super) fn decode_records(
             (kind, 16) if kind == RecordKind::Compact as u8 => {
                 Record::Op(group, LogOp::Compact { through: log_id(&content) })
             }
-            (kind, 16) if kind == RecordKind::Reset as u8 => {
-                Record::Op(group, LogOp::Reset { to: log_id(&content) })
+            (kind, RESET_BYTES..) if kind == RecordKind::Reset as u8 => {
+                let membership = Membership::from_bytes(&content[RESET_BYTES..])
+                    .map_err(|e| Unreadable::Senseless(e.to_string()))?;
+                let configuration = (log_id(&content[16..]), membership);
+                Record::Op(group, LogOp::Reset { to: log_id(&content), configuration })
             }
             (kind, 0) if kind == RecordKind::Seal as u8 => Record::Seal,
             (kind, 8) if kind == RecordKind::Next as u8 => {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_engine::{Batch, EntryBlock, HardState, LogId};
+use quorate_engine::{Batch, EntryBlock, HardState, LogId, Membership};
 
 use super::format::*;
 use crate::log::{Identity, LogOp};
@@ -10,6 +10,7 @@ use crate::log::{Identity, LogOp};
 fn header() -> SegmentHeader {
     let identity = Identity { node: 3, incarnation: 4, cluster: 5 };
     SegmentHeader {
+        version: FORMAT_VERSION,
         number: 7,
         salt: 0x1234_5678_9abc_def0,
         log: 99,
@@ -25,10 +26,18 @@ fn header() -> SegmentHeader {
                     hard_state: HardState { term: 9, voted_for: Some(0) },
                     compacted: LogId::new(1, 2),
                     last: LogId::new(8, 90),
+                    configurations: vec![
+                        (LogId::new(0, 1), membership(1)),
+                        (LogId::new(8, 88), membership(4)),
+                    ],
                 },
             ),
         ],
     }
+}
+
+fn membership(voters: u64) -> Membership {
+    Membership::of_voters((1..=voters).map(|id| (id, format!("node{id}:7000")))).unwrap()
 }
 
 fn block() -> EntryBlock {
@@ -45,7 +54,7 @@ fn ops() -> Vec<LogOp> {
         LogOp::HardState(HardState { term: 4, voted_for: Some(0) }),
         LogOp::Append(block()),
         LogOp::Compact { through: LogId::new(4, 8) },
-        LogOp::Reset { to: LogId::new(4, 100) },
+        LogOp::Reset { to: LogId::new(4, 100), configuration: (LogId::new(3, 90), membership(3)) },
     ]
 }
 
@@ -53,8 +62,7 @@ fn batch(salt: &Salt) -> Vec<u8> {
     let mut buffer = vec![1, 2, 3];
     let mut batch = BatchWriter::new(&mut buffer, salt, 42);
     for op in ops() {
-        let before = op_bytes(&op);
-        assert!(batch.op(6, &op) > 0 && before > 0);
+        batch.op(6, &op);
     }
     batch.seal();
     batch.next(8);
@@ -65,7 +73,9 @@ fn batch(salt: &Salt) -> Vec<u8> {
 #[test]
 fn a_segment_header_round_trips_and_every_flip_is_seen() {
     let bytes = header().encode();
-    assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES + 2 * GROUP_BYTES);
+    let configurations: usize =
+        [1, 4].map(|n| CONFIGURATION_BYTES + align(membership(n).to_bytes().len())).iter().sum();
+    assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES + 2 * GROUP_BYTES + configurations);
     assert_eq!(SegmentHeader::decode(&bytes).unwrap(), header());
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
@@ -81,6 +91,9 @@ fn a_segment_header_round_trips_and_every_flip_is_seen() {
 fn a_batch_round_trips_and_stands_where_it_was_written() {
     let salt = Salt::new(5, 1);
     let bytes = Bytes::from(batch(&salt));
+    let room = BATCH_HEADER_BYTES as u64 + ops().iter().map(op_bytes).sum::<u64>();
+    let ends = (2 * RECORD_HEADER_BYTES + 8) as u64;
+    assert!(bytes.len() as u64 <= room + ends, "more than what room is made for");
     let header = BatchHeader::decode(&bytes, &salt, 512).unwrap();
     let expected =
         BatchHeader { length: bytes.len() as u32, records: 8, sequence: 42, durable: 256 };

@@ -26,7 +26,7 @@ pub struct SegmentReport {
     pub number: u64,
     /// Length of the file.
     pub length_bytes: u64,
-    /// The hard state of each group where the segment begins, as text.
+    /// The state of each group where the segment begins, as text.
     pub groups: Vec<(GroupId, String)>,
     /// The readable batches, in order.
     pub batches: Vec<BatchReport>,
@@ -123,7 +123,11 @@ pub fn inspect(disk: &dyn Disk) -> Result<Inspection, StorageError> {
             .iter()
             .map(|(group, at)| {
                 let (compacted, last) = (at.compacted, at.last);
-                (*group, format!("{}, log {compacted}..{last}", at.hard_state))
+                let mut state = format!("{}, log {compacted}..{last}", at.hard_state);
+                for (id, membership) in &at.configurations {
+                    state += &format!(", configuration {id} {membership}");
+                }
+                (*group, state)
             })
             .collect();
         let length_bytes = segment.length;
@@ -177,6 +181,8 @@ fn describe(op: &LogOp) -> (RecordKind, String) {
             (RecordKind::Append, detail)
         }
         LogOp::Compact { through } => (RecordKind::Compact, format!("through {through}")),
-        LogOp::Reset { to } => (RecordKind::Reset, format!("to {to}")),
+        LogOp::Reset { to, configuration: (at, membership) } => {
+            (RecordKind::Reset, format!("to {to}, configuration {at} {membership}"))
+        }
     }
 }

@@ -21,7 +21,8 @@
 //!   writes a seal, so that its last batch is covered as well. Not covered: the last batch of a log
 //!   that was killed before it was idle.
 //! - Old bytes are never replayed: each segment has a salt of its own in every checksum.
-//! - Nobody loses a vote with an old segment: each begins with the hard state of every group.
+//! - Nobody loses a vote, or a configuration, with an old segment: each begins with those of every
+//!   group.
 //!
 //! What is not done: entries are not encrypted or compressed, and a group that never compacts keeps
 //! every segment since its first entry.
@@ -48,15 +49,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_engine::GroupId;
+use quorate_engine::{GroupId, LogId};
 
 use crate::log::{LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone};
+use crate::snapshot::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, SnapshotWriter};
 
 pub use disk::*;
 pub use fake_disk::*;
 pub use format::{
-    ALIGN, BATCH_HEADER_BYTES, BATCH_MAGIC, FORMAT_VERSION, GROUP_BYTES, RECORD_HEADER_BYTES,
-    RecordKind, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC,
+    ALIGN, BATCH_HEADER_BYTES, BATCH_MAGIC, CONFIGURATION_BYTES, FORMAT_VERSION, GROUP_BYTES,
+    OLDEST_FORMAT_VERSION, RECORD_HEADER_BYTES, RecordKind, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC,
 };
 pub use inspect::*;
 pub use writer::WalStats;
@@ -220,6 +222,31 @@ impl RaftStorage for WalStorage {
     fn reader(&self) -> Arc<dyn LogReader> {
         let disk = Arc::clone(self.handles.shared().disk());
         Arc::new(WalReader { disk, group: Arc::clone(&self.group) })
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(NoSnapshots)
+    }
+}
+
+/// The durable log keeps no snapshots yet: to begin one is refused.
+struct NoSnapshots;
+
+impl SnapshotStore for NoSnapshots {
+    fn list(&self) -> Result<Vec<SnapshotInfo>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn create(&self, _: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        Err(StorageError::Unusable("the durable log keeps no snapshots yet".into()))
+    }
+
+    fn open(&self, _: LogId) -> Result<Option<Arc<dyn SnapshotReader>>, StorageError> {
+        Ok(None)
+    }
+
+    fn delete(&self, _: LogId) -> Result<(), StorageError> {
+        Ok(())
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
                 {
                     return refuse("its header does not continue the segment before");
                 }
-                if header.groups != replayed.headers() {
+                if header.groups != replayed.headers(header.version) {
                     return refuse("the groups in its header are not what the log before it says");
                 }
             }
@@ -142,7 +142,8 @@ impl Replayed {
                 hard_state: at.hard_state,
                 compacted: at.compacted,
                 last: at.last,
-                ..Recovered::default()
+                runs: Vec::new(),
+                configurations: at.configurations.clone(),
             };
             // Entries in segments that are gone: some later record compacts them, or they are
             // missed.
@@ -154,11 +155,11 @@ impl Replayed {
         Ok(())
     }
 
-    /// The states as the header of a segment gives them.
-    fn headers(&self) -> Vec<(GroupId, GroupHeader)> {
+    /// The states as the header of a segment of format `version` gives them.
+    fn headers(&self, version: u16) -> Vec<(GroupId, GroupHeader)> {
         self.groups
             .iter()
-            .map(|(group, replayed)| (*group, GroupHeader::of(&replayed.state)))
+            .map(|(group, replayed)| (*group, GroupHeader::of(&replayed.state, version)))
             .filter(|(_, header)| *header != GroupHeader::default())
             .collect()
     }
@@ -265,11 +266,11 @@ static ZEROS: [u8; 4096] = [0; 4096];
 
 #[cfg(test)]
 mod tests {
-    use quorate_engine::{Batch, HardState, LogId};
+    use quorate_engine::{Batch, HardState, LogId, Membership};
 
     use super::*;
     use crate::wal::FakeDisk;
-    use crate::wal::format::{BatchWriter, Salt, align};
+    use crate::wal::format::{BatchWriter, FORMAT_VERSION, Salt, align};
 
     /// A directory of one segment, `number`, that begins with `groups` and holds one batch of `ops`
     /// for group 1, all checksums right.
@@ -279,6 +280,7 @@ mod tests {
         ops: &[LogOp],
     ) -> Result<Replayed, StorageError> {
         let header = SegmentHeader {
+            version: FORMAT_VERSION,
             number,
             salt: 1,
             log: 2,
@@ -333,12 +335,14 @@ mod tests {
 
     #[test]
     fn intact_records_that_make_no_sense_are_refused() {
+        let membership = Membership::of_voters([(1, "a")]).unwrap();
+        let configuration = (LogId::new(0, 1), membership);
         let senseless = [
             vec![hard_state(3), append(3, 2)],
             vec![hard_state(3), append(3, 1), append(2, 2)],
             vec![hard_state(3), hard_state(2)],
             vec![LogOp::Compact { through: LogId::new(0, 5) }],
-            vec![LogOp::Reset { to: LogId::new(0, u64::MAX) }],
+            vec![LogOp::Reset { to: LogId::new(0, u64::MAX), configuration }],
         ];
         for ops in senseless {
             refused(made_by_hand(1, vec![], &ops));
@@ -349,12 +353,13 @@ mod tests {
     fn a_header_that_continues_nothing_is_refused() {
         let last = LogId::new(0, 9);
         let with_entries = GroupHeader { last, ..GroupHeader::default() };
-        let what = refused(made_by_hand(1, vec![(1, with_entries)], &[hard_state(1)]));
+        let groups = || vec![(1, with_entries.clone())];
+        let what = refused(made_by_hand(1, groups(), &[hard_state(1)]));
         assert!(what.contains("follows another"), "{what}");
         // Entries in a segment that is gone, unless what is left compacts them.
-        let what = refused(made_by_hand(2, vec![(1, with_entries)], &[hard_state(1)]));
+        let what = refused(made_by_hand(2, groups(), &[hard_state(1)]));
         assert!(what.contains("entries 1 to 9 of group 1"), "{what}");
         let compact = LogOp::Compact { through: last };
-        assert!(made_by_hand(2, vec![(1, with_entries)], &[compact]).is_ok());
+        assert!(made_by_hand(2, groups(), &[compact]).is_ok());
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn scan(
     mut visit: impl FnMut(u64, &BatchHeader, Vec<(usize, Record)>) -> Result<(), String>,
 ) -> Result<Scan, Damage> {
     let salt = Salt::new(header.salt, header.number);
-    let mut at = align(header.bytes());
+    let mut at = SegmentHeader::end(bytes);
     let mut scan = Scan {
         end: at as u64,
         last_batch: None,

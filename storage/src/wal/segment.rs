@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_engine::planted;
 
 use super::disk::{Disk, DiskFile};
-use super::format::{Salt, SegmentHeader, align};
+use super::format::{Salt, SegmentHeader};
 use crate::log::StorageError;
 
 /// The file whose lock keeps a second process out.
@@ -105,7 +105,7 @@ pub(super) fn read(
         let what = format!("its header says it is segment {}", header.number);
         return Err(corrupt(disk, number, 0, &what));
     }
-    if header.length != length || align(header.bytes()) as u64 > length {
+    if header.length != length || SegmentHeader::end(&bytes) as u64 > length {
         let what = format!("the file was made with {} bytes and has {length}", header.length);
         return Err(corrupt(disk, number, length.min(header.length), &what));
     }

@@ -14,8 +14,8 @@ use quorate_engine::{GroupId, LogId, planted};
 use super::WalOptions;
 use super::disk::{Disk, DiskLock};
 use super::format::{
-    BATCH_HEADER_BYTES, BatchWriter, GroupHeader, NEXT_BYTES, SEAL_BYTES, SegmentHeader, align,
-    op_bytes,
+    BATCH_HEADER_BYTES, BatchWriter, FORMAT_VERSION, GroupHeader, NEXT_BYTES, SEAL_BYTES,
+    SegmentHeader, align, op_bytes,
 };
 use super::recovery::{ReplayedGroup, repair, replay};
 use super::segment::{self, LOCK_NAME, Location, Segment, failed};
@@ -124,6 +124,7 @@ impl Writer {
             None => {
                 let log = mix(options.seed, [0x4c4f_4721, 0]);
                 let header = SegmentHeader {
+                    version: FORMAT_VERSION,
                     number: 1,
                     salt: salt(&options, log, 1, 0),
                     log,
@@ -134,7 +135,7 @@ impl Writer {
                 };
                 let first = segment::create(&*disk, &header)?;
                 replayed.segments.insert(1, Arc::clone(&first));
-                (first, log, align(header.bytes()) as u64, 0, true)
+                (first, log, align(header.encode().len()) as u64, 0, true)
             }
         };
         let written = |(id, ReplayedGroup { state, spans })| {
@@ -311,10 +312,11 @@ impl Writer {
         let groups: Vec<_> = self
             .groups
             .iter()
-            .map(|(id, written)| (*id, GroupHeader::of(&written.state)))
+            .map(|(id, written)| (*id, GroupHeader::of(&written.state, FORMAT_VERSION)))
             .filter(|(_, header)| *header != GroupHeader::default())
             .collect();
         let mut header = SegmentHeader {
+            version: FORMAT_VERSION,
             number,
             salt: salt(&self.options, self.log, number, self.sequence),
             log: self.log,
@@ -323,7 +325,7 @@ impl Writer {
             previous_sequence: self.sequence + 1,
             groups,
         };
-        let first_batch = align(header.bytes()) as u64;
+        let first_batch = align(header.encode().len()) as u64;
         let needed = first_batch + bytes + SEAL_BYTES + NEXT_BYTES;
         header.length = segment_length(&self.options, needed);
         // The new one is whole and has its name before the old one points to it, and the old one's

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use quorate_engine::{Batch, EntryBlock, HardState, Index, LogId};
+use quorate_engine::{Batch, EntryBlock, HardState, Index, LogId, Membership};
 use quorate_storage::wal::{FakeDisk, Wal, WalDriver, WalOptions, WalStorage};
 use quorate_storage::{
     Identity, LogOp, LogReadError, LogReader, RaftStorage, Recovered, StorageError, WriteBatch,
@@ -82,6 +82,19 @@ pub fn append(term: u64, first: Index, count: u64) -> LogOp {
     LogOp::Append(block(term, first, count))
 }
 
+/// One entry that fills much of a small segment.
+pub fn big(term: u64, index: Index) -> LogOp {
+    let mut batch = Batch::new(1);
+    batch.push(&[7; 1200]);
+    LogOp::Append(batch.seal(LogId::new(term, index)))
+}
+
+/// A reset to a snapshot that ends with `to`, and with the entry of its configuration.
+pub fn reset(to: LogId) -> LogOp {
+    let membership = Membership::of_voters([(1, "here"), (2, "there")]).unwrap();
+    LogOp::Reset { to, configuration: (to, membership) }
+}
+
 /// Reads of the log never wait, so one poll is all they take.
 pub fn ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -115,10 +128,8 @@ pub fn history() -> Vec<Vec<LogOp>> {
         vec![hard_state(2), append(2, 5, 2)],
         vec![LogOp::Compact { through: LogId::new(1, 2) }],
     ];
-    let mut big = Batch::new(1);
-    big.push(&[7; 1200]);
-    batches.push(vec![LogOp::Append(big.seal(LogId::new(2, 7)))]);
-    batches.push(vec![hard_state(3), LogOp::Reset { to: LogId::new(3, 20) }]);
+    batches.push(vec![big(2, 7)]);
+    batches.push(vec![hard_state(3), reset(LogId::new(3, 20))]);
     for i in 0..6 {
         let mut batch = Batch::new(1);
         batch.push(&[i as u8; 900]);
