@@ -20,6 +20,9 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// A leader takes no more proposals while this many bytes of its log are not committed.
     pub max_uncommitted_bytes: u64,
+    /// How many entries before the newest snapshot stay in the log, for followers that are a little
+    /// behind.
+    pub keep_entries: u64,
     /// Seeds the random election timeouts and the read contexts; another number each start.
     pub seed: u64,
 }
@@ -30,7 +33,8 @@ pub struct Config {
 pub struct ConfigError(String);
 
 impl Config {
-    /// Defaults for a node: heartbeat 100 ms, election 500 to 1000 ms, 64 MiB uncommitted.
+    /// Defaults for a node: heartbeat 100 ms, election 500 to 1000 ms, 64 MiB uncommitted,
+    /// 10000 entries kept before a snapshot.
     pub fn new(id: NodeId) -> Self {
         Self {
             id,
@@ -39,6 +43,7 @@ impl Config {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
             max_uncommitted_bytes: 64 << 20,
+            keep_entries: 10_000,
             seed: id,
         }
     }

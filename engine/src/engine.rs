@@ -1,7 +1,7 @@
 //! The engine: its state, its one door, and what every message has to pass.
 //!
 //! The chapters of the protocol are in files of their own, each an `impl Engine`: `election`,
-//! `replication` (both ends of it), `reads`. What they share is here: the term rule, the writes that
+//! `replication` (both ends of it), `snapshot`, `reads`. What they share is here: the term rule, the writes that
 //! are under way, and the report of what changed.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -16,6 +16,7 @@ use crate::message::Message;
 use crate::planted;
 use crate::reads::Reads;
 use crate::replication::Following;
+use crate::snapshot;
 use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
 
 /// Terms and indexes above this come from no working cluster: a message that has one is dropped,
@@ -44,6 +45,9 @@ pub struct Engine {
     pub(crate) votes: Votes,
     pub(crate) reads: Reads,
     pub(crate) writes: Writes,
+    /// The write that resets the log to begin behind a snapshot: once it is durable, the state
+    /// machine restores that.
+    pub(crate) restore_after: Option<u64>,
     /// What was last reported by `Output::Changed` and `Output::Configured`.
     reported: (RoleKind, Term, Option<NodeId>),
     reported_configuration: LogId,
@@ -65,7 +69,9 @@ pub(crate) struct Writes {
     pub(crate) hard_seq: u64,
     staged_hard: bool,
     staged_overwrites: Option<Index>,
+    staged_reset: Option<(LogId, (LogId, Membership))>,
     staged_blocks: Vec<EntryBlock>,
+    staged_compaction: Option<LogId>,
 }
 
 #[derive(Debug)]
@@ -132,6 +138,7 @@ impl Engine {
             votes: Votes::default(),
             reads,
             writes: Writes::default(),
+            restore_after: None,
             reported: (RoleKind::Follower, hard.term, None),
             reported_configuration: LogId::ZERO,
             introduced: BTreeSet::new(),
@@ -179,6 +186,14 @@ impl Engine {
             Input::Sent { to, session, through } => self.on_sent(now, to, session, through),
             Input::Lost { to, session } => self.on_lost(to, session),
             Input::Applied { through } => self.log.apply(through),
+            Input::Snapshotted { last } => self.on_snapshotted(last),
+            Input::SendingSnapshot { to, session, last } => {
+                self.on_sending_snapshot(to, session, last);
+            }
+            Input::SnapshotStored { from, stored } => self.on_snapshot_stored(from, stored, out),
+            Input::SnapshotReceived { from, session, last, configuration } => {
+                self.on_snapshot_received(from, session, last, configuration, out);
+            }
         }
         self.finish(mark, now, out);
     }
@@ -339,6 +354,8 @@ impl Engine {
             Message::HeartbeatAnswer(m) => self.on_heartbeat_answer(now, from, &m, out),
             Message::AppendEntries(m) => self.on_append(now, from, m, out),
             Message::AppendEntriesAnswer(m) => self.on_append_answer(now, from, &m, out),
+            Message::InstallSnapshot(m) => self.on_install_snapshot(now, from, m, out),
+            Message::InstallSnapshotAnswer(m) => self.on_install_snapshot_answer(from, &m, out),
             Message::ReadIndex(m) => self.on_read_index(now, from, &m, out),
             Message::ReadIndexAnswer(m) => self.on_read_index_answer(now, from, &m, out),
             Message::Introduce(m) => {
@@ -361,12 +378,17 @@ impl Engine {
             Message::HeartbeatAnswer(m) => [m.term, m.accepted, m.matched, m.round],
             Message::AppendEntries(m) => [m.term, m.prev.term, m.commit, m.last().index],
             Message::AppendEntriesAnswer(m) => [m.term, m.matched, 0, 0],
+            Message::InstallSnapshot(m) => [m.term, m.last.term, m.last.index, m.bytes],
+            Message::InstallSnapshotAnswer(m) => [m.term, 0, 0, 0],
             Message::ReadIndex(m) => [m.term, 0, 0, 0],
             Message::ReadIndexAnswer(m) => [m.term, m.index.unwrap_or(0), 0, 0],
             Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => [0; 4],
         };
         if numbers.iter().any(|n| *n > PLAUSIBLE) {
             return Err("a term or index beyond any plausible one");
+        }
+        if let Message::InstallSnapshot(m) = message {
+            snapshot::plausible(m)?;
         }
         if let Message::AppendEntries(m) = message {
             let mut prev = m.prev;
@@ -447,6 +469,22 @@ impl Engine {
         self.writes.staged_blocks.push(block);
     }
 
+    /// Puts the reset of the log into the write of this step.
+    pub(crate) fn reset_log(&mut self, to: LogId, configuration: (LogId, Membership)) {
+        assert!(self.writes.staged_blocks.is_empty(), "a log is reset before anything is appended");
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader has what is committed");
+        self.log.reset(to, configuration.clone());
+        // What they say is said of entries that are gone.
+        self.writes.in_flight.iter_mut().for_each(|write| write.last = 0);
+        self.writes.staged_reset = Some((to, configuration));
+        self.restore_after = Some(self.writes.newest_seq());
+    }
+
+    /// Puts what was compacted into the write of this step.
+    pub(crate) fn stage_compaction(&mut self) {
+        self.writes.staged_compaction = Some(self.log.compacted());
+    }
+
     /// Changes term or vote; durable with the write of this step.
     pub(crate) fn set_hard_state(&mut self, hard: HardState) {
         assert!(hard.term >= self.hard.term, "terms never go back");
@@ -484,6 +522,7 @@ impl Engine {
         self.writes.durable_seq = self.writes.durable_seq.max(seq);
         self.log.persist(durable);
         self.announce_candidacy(now, out);
+        self.restore_when_durable(out);
         self.pay_debts(out);
         self.advance_commit(now, out);
     }
@@ -538,8 +577,14 @@ pub(crate) const FIRST: LogId = LogId::new(0, 1);
 impl Writes {
     /// The write that makes everything durable that this engine has said so far.
     pub(crate) fn newest_seq(&self) -> u64 {
-        let staged = self.staged_hard || !self.staged_blocks.is_empty();
-        self.last_seq + u64::from(staged)
+        self.last_seq + u64::from(self.is_staged())
+    }
+
+    fn is_staged(&self) -> bool {
+        self.staged_hard
+            || self.staged_reset.is_some()
+            || !self.staged_blocks.is_empty()
+            || self.staged_compaction.is_some()
     }
 
     fn oldest(&self) -> Option<Instant> {
@@ -548,7 +593,7 @@ impl Writes {
     }
 
     fn take_staged(&mut self, hard: HardState, last: Index, now: Instant) -> Option<Persist> {
-        if !self.staged_hard && self.staged_blocks.is_empty() {
+        if !self.is_staged() {
             return None;
         }
         self.last_seq += 1;
@@ -556,8 +601,10 @@ impl Writes {
         Some(Persist {
             seq: self.last_seq,
             hard_state: std::mem::take(&mut self.staged_hard).then_some(hard),
+            reset: self.staged_reset.take(),
             overwrites: self.staged_overwrites.take(),
             blocks: std::mem::take(&mut self.staged_blocks),
+            compact: self.staged_compaction.take(),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::block::{Batch, EntryBlock};
 use crate::membership::Membership;
-use crate::message::Message;
+use crate::message::{InstallSnapshot, Message, SnapshotProgress};
 use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
 
 /// Something that happened.
@@ -58,7 +58,8 @@ pub enum Input {
         /// The last entry sent.
         through: Index,
     },
-    /// The network said that it lost an append of the replication stream.
+    /// The network lost an append of the replication stream, or the stream found its entries
+    /// compacted, or the sending of a snapshot was given up.
     Lost {
         /// The follower.
         to: NodeId,
@@ -69,6 +70,39 @@ pub enum Input {
     Applied {
         /// The last entry applied.
         through: Index,
+    },
+    /// A state through `last`, which is applied, is durable here without the log: a snapshot was
+    /// built, or the state machine has it on a disk of its own. The log may be compacted.
+    Snapshotted {
+        /// The last entry whose effect is in it.
+        last: LogId,
+    },
+    /// The snapshot that is sent to a follower, as [`Output::SendSnapshot`] asked for.
+    SendingSnapshot {
+        /// The follower.
+        to: NodeId,
+        /// Of the output.
+        session: u64,
+        /// Its last entry.
+        last: LogId,
+    },
+    /// A chunk of the leader's snapshot is stored, or was not: see [`Output::StoreSnapshot`].
+    SnapshotStored {
+        /// The leader.
+        from: NodeId,
+        /// What it is told.
+        stored: SnapshotProgress,
+    },
+    /// The leader's snapshot is complete and durable here.
+    SnapshotReceived {
+        /// The leader.
+        from: NodeId,
+        /// The session of its last chunk.
+        session: u64,
+        /// Its last entry.
+        last: LogId,
+        /// The configuration in force there, with its own entry.
+        configuration: (LogId, Membership),
     },
 }
 
@@ -90,6 +124,38 @@ pub enum Output {
     Apply {
         /// The last entry to apply.
         through: Index,
+    },
+    /// A follower needs entries that are compacted. Send it a snapshot that ends at or behind the
+    /// beginning of the log; say which with [`Input::SendingSnapshot`]. Each session is another try.
+    /// Session 0 means stop.
+    SendSnapshot {
+        /// The follower.
+        to: NodeId,
+        /// The leader's term.
+        term: Term,
+        /// The session, for the messages.
+        session: u64,
+    },
+    /// What the follower has of the snapshot that is sent to it.
+    SnapshotAnswered {
+        /// The follower.
+        from: NodeId,
+        /// What it says.
+        have: SnapshotProgress,
+    },
+    /// A chunk of the leader's snapshot, to be stored; answer with [`Input::SnapshotStored`], and
+    /// with [`Input::SnapshotReceived`] once all of it is durable.
+    StoreSnapshot {
+        /// The leader.
+        from: NodeId,
+        /// The chunk.
+        chunk: InstallSnapshot,
+    },
+    /// The log begins with the snapshot through `last`, durably: the state machine is to restore it,
+    /// before it applies anything else. Answered by [`Input::Applied`].
+    Restore {
+        /// Its last entry.
+        last: LogId,
     },
     /// The proposal is in the log at `first..first+count`; it is not committed yet.
     Proposed {
@@ -146,10 +212,15 @@ pub struct Persist {
     pub seq: u64,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// The log becomes empty behind this entry, of a snapshot with this configuration. Nothing is
+    /// appended in the same write.
+    pub reset: Option<(LogId, (LogId, Membership))>,
     /// Entries from this index on are gone: `blocks` take their place.
     pub overwrites: Option<Index>,
     /// Entries to append, contiguous.
     pub blocks: Vec<EntryBlock>,
+    /// Entries through here are not needed any more.
+    pub compact: Option<LogId>,
 }
 
 /// What a follower's replication stream is to do. Carried out by [`Stream`](crate::Stream).
@@ -252,6 +323,14 @@ impl fmt::Display for Input {
             }
             Input::Lost { to, session } => write!(f, "lost to {to} session={session}"),
             Input::Applied { through } => write!(f, "applied {through}"),
+            Input::Snapshotted { last } => write!(f, "snapshotted {last}"),
+            Input::SendingSnapshot { to, session, last } => {
+                write!(f, "sending snapshot {last} to {to} session={session}")
+            }
+            Input::SnapshotStored { from, stored } => write!(f, "stored of {from}: {stored}"),
+            Input::SnapshotReceived { from, last, configuration: (at, membership), .. } => {
+                write!(f, "received of {from} {last}, configuration {at} {membership}")
+            }
         }
     }
 }
@@ -267,7 +346,14 @@ impl fmt::Display for Output {
                 if let Some(from) = p.overwrites {
                     write!(f, " overwrite from {from}")?;
                 }
-                p.blocks.iter().try_for_each(|block| write!(f, " [{block}]"))
+                if let Some((to, (at, membership))) = &p.reset {
+                    write!(f, " reset to {to}, configuration {at} {membership}")?;
+                }
+                p.blocks.iter().try_for_each(|block| write!(f, " [{block}]"))?;
+                match p.compact {
+                    Some(through) => write!(f, " compact through {through}"),
+                    None => Ok(()),
+                }
             }
             Output::Send { to, message } => write!(f, "send {to}: {message}"),
             Output::Replicate(r) if r.session == 0 => write!(f, "replicate to {} stop", r.to),
@@ -282,6 +368,15 @@ impl fmt::Display for Output {
                 if r.pipeline { "" } else { " probe" }
             ),
             Output::Apply { through } => write!(f, "apply through {through}"),
+            Output::SendSnapshot { to, session: 0, .. } => write!(f, "send snapshot to {to} stop"),
+            Output::SendSnapshot { to, session, .. } => {
+                write!(f, "send snapshot to {to} session={session}")
+            }
+            Output::SnapshotAnswered { from, have } => write!(f, "snapshot at {from}: {have}"),
+            Output::StoreSnapshot { from, chunk } => {
+                write!(f, "store of {from}: {} bytes at {}", chunk.data.len(), chunk.offset)
+            }
+            Output::Restore { last } => write!(f, "restore {last}"),
             Output::Proposed { first, count } => write!(f, "proposed {count} at {first}"),
             Output::Declined(Decline::NotLeader { leader: Some(id) }) => {
                 write!(f, "declined: not leader, {id} is")

@@ -44,6 +44,11 @@
 //! not leave before [`Input::Persisted`] is what would be a lie after a crash: a vote, a candidacy, an
 //! acknowledgement, the leader's own share in a majority. The engine holds those back itself.
 //!
+//! **Snapshots** (`snapshot.rs`). What a durable snapshot covers is compacted out of the log, together
+//! with nothing that a follower is about to need. A follower whose next entry is gone is sent a
+//! snapshot in parts; once it is durable there, the follower's log begins anew behind it, and then its
+//! state machine restores it. The configuration in force travels with it.
+//!
 //! **Reads** (`reads.rs`). A leader answers a read with its commit index once a round of heartbeats
 //! *begun after* the read came has been answered by a majority, and not before its no-op is committed
 //! (thesis §6.4). A follower asks its leader for that index. Reads that wait share a round.
@@ -64,7 +69,8 @@
 //!
 //! Commands: payloads pass through in [`EntryBlock`]s that the engine does not open. Queues: targets
 //! ([`Output::Replicate`], [`Output::Apply`]) replace one another and can't pile up. Callers: clients
-//! are tokens. Snapshots, changes of membership and transfer of leadership are to come.
+//! are tokens. The content of snapshots: chunks pass through as bytes. Changes of membership and
+//! transfer of leadership are to come.
 //!
 //! # Reading order
 //!
@@ -83,6 +89,7 @@ pub mod planted;
 pub mod quorum;
 mod reads;
 mod replication;
+mod snapshot;
 mod stream;
 mod types;
 

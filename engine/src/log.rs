@@ -4,8 +4,12 @@
 //! The positions and their order, asserted after every change, in release too:
 //!
 //! ```text
-//! compacted <= applied <= committed <= last      persisted <= last
+//! compacted <= snapshot <= applied <= committed <= last      persisted <= last
 //! ```
+//! `snapshot` is the newest state that is durable without the log: everything at or before it may be
+//! compacted, nothing behind it. While a snapshot of the leader is installed, the state machine has
+//! yet to see what the log begins with: `applied` is behind until it has restored it.
+//!
 //! `committed` may be ahead of `persisted`: a follower can learn that a quorum without it has an
 //! entry that its own disk has not finished. `persisted` goes back only when entries are
 //! overwritten, never below `committed` that is durable.
@@ -19,14 +23,18 @@ use crate::types::{Index, LogId, Term, TermRun};
 #[derive(Clone, Debug)]
 pub struct Log {
     compacted: LogId,
+    snapshot: LogId,
     last: LogId,
     /// Terms after `compacted`, in order; the first run begins at `compacted.index + 1`.
     runs: Vec<TermRun>,
-    /// Every configuration in the log, the newest last. Used from the moment it is here.
+    /// The configuration in force at `compacted` and every one after it, the newest last. Used from
+    /// the moment it is here.
     configurations: Vec<(LogId, Membership)>,
     persisted: Index,
     committed: Index,
     applied: Index,
+    /// A snapshot took the place of the log, and the state machine has not restored it yet.
+    restoring: bool,
 }
 
 /// Why a recovered log can't be one.
@@ -39,17 +47,20 @@ impl Log {
     pub fn empty() -> Self {
         Self {
             compacted: LogId::ZERO,
+            snapshot: LogId::ZERO,
             last: LogId::ZERO,
             runs: Vec::new(),
             configurations: Vec::new(),
             persisted: 0,
             committed: 0,
             applied: 0,
+            restoring: false,
         }
     }
 
     /// The log a store recovered: all of it durable, none of it known to be committed beyond what
-    /// was compacted.
+    /// was compacted. The first configuration may stand at or before `compacted`: the one in force
+    /// there.
     ///
     /// # Errors
     /// When the parts contradict each other: the store is damaged or has a bug.
@@ -79,22 +90,52 @@ impl Log {
         }
         let log = Self {
             compacted,
+            snapshot: compacted,
             last,
             runs,
             configurations,
             persisted: last.index,
             committed: compacted.index,
             applied: compacted.index,
+            restoring: false,
         };
-        if log.configurations.iter().any(|(id, _)| !log.contains(*id)) {
+        let is_compacted = compacted != LogId::ZERO;
+        if is_compacted && log.configurations.first().is_none_or(|(id, _)| *id > compacted) {
+            return Err(LogShapeError("a compacted log without the configuration in force"));
+        }
+        let there = |id: LogId| id.index > compacted.index && log.contains(id);
+        if log.configurations.iter().skip(usize::from(is_compacted)).any(|(id, _)| !there(*id)) {
             return Err(LogShapeError("a configuration of an entry that is not there"));
         }
         Ok(log)
     }
 
+    /// The state machine starts with what a snapshot (or its own disk) holds through `last`, which
+    /// is committed.
+    ///
+    /// # Errors
+    /// If the log does not have `last`: then it is not the log that belongs to this state.
+    pub fn restored(mut self, last: LogId) -> Result<Self, LogShapeError> {
+        if !self.contains(last) {
+            return Err(LogShapeError(
+                "the state of the state machine is of an entry that is not there",
+            ));
+        }
+        self.committed = last.index;
+        self.applied = last.index;
+        self.snapshot = last;
+        self.assert_order();
+        Ok(self)
+    }
+
     /// The last entry that was compacted away.
     pub fn compacted(&self) -> LogId {
         self.compacted
+    }
+
+    /// The last entry of the newest state that is durable without the log.
+    pub fn snapshot(&self) -> LogId {
+        self.snapshot
     }
 
     /// The last entry.
@@ -122,7 +163,8 @@ impl Log {
         self.configurations.last().map(|(_, m)| m)
     }
 
-    /// Every configuration in the log with its entry, oldest first.
+    /// The configuration in force where the log begins, and every one in it, each with its entry,
+    /// oldest first.
     pub fn configurations(&self) -> &[(LogId, Membership)] {
         &self.configurations
     }
@@ -245,17 +287,86 @@ impl Log {
     /// Everything through `index` is applied. Never goes back.
     pub fn apply(&mut self, index: Index) {
         self.applied = self.applied.max(index);
+        self.restoring &= self.applied < self.snapshot.index;
+        self.assert_order();
+    }
+
+    /// Whether the state machine has yet to restore the snapshot that the log begins with.
+    pub fn is_restoring(&self) -> bool {
+        self.restoring
+    }
+
+    /// The configuration in force at the entry `index`, which is in the log.
+    pub fn configuration_at(&self, index: Index) -> Option<&(LogId, Membership)> {
+        self.configurations.iter().rev().find(|(id, _)| id.index <= index)
+    }
+
+    /// A state through `last` is durable without the log. Never goes back.
+    pub fn cover(&mut self, last: LogId) {
+        assert!(self.contains(last), "a snapshot through {last}, which is not in the log");
+        self.snapshot = self.snapshot.max(last);
+        self.assert_order();
+    }
+
+    /// Forgets the entries through `index`, which a snapshot covers. The configuration in force
+    /// there stays.
+    pub fn compact(&mut self, index: Index) {
+        let Some(term) = self.term_at(index).filter(|_| index > self.compacted.index) else {
+            return;
+        };
+        self.compacted = LogId::new(term, index);
+        let first = index + 1;
+        if index == self.last.index {
+            self.runs.clear();
+        }
+        // The run of the first entry that stays begins with that entry.
+        let begun = self.runs.partition_point(|run| run.first <= first);
+        self.runs.drain(..begun.saturating_sub(1));
+        if let Some(run) = self.runs.first_mut() {
+            run.first = run.first.max(first);
+        }
+        let in_force = self.configurations.partition_point(|(id, _)| id.index <= index);
+        self.configurations.drain(..in_force.saturating_sub(1));
+        self.assert_order();
+    }
+
+    /// A snapshot through `to`, durable here and with the configuration in force there, takes the
+    /// place of the whole log. The state machine has to restore it.
+    ///
+    /// # Panics
+    /// If it is not ahead of what is committed.
+    pub fn reset(&mut self, to: LogId, configuration: (LogId, Membership)) {
+        assert!(
+            to.index > self.committed,
+            "a snapshot through {to} over committed {}",
+            self.committed
+        );
+        *self = Self {
+            compacted: to,
+            snapshot: to,
+            last: to,
+            runs: Vec::new(),
+            configurations: vec![configuration],
+            // A crash finds the snapshot, if not yet the reset of the log, and completes it.
+            persisted: to.index,
+            committed: to.index,
+            applied: self.applied,
+            restoring: true,
+        };
         self.assert_order();
     }
 
     fn assert_order(&self) {
         assert!(
-            self.compacted.index <= self.applied
+            (self.restoring || self.snapshot.index <= self.applied)
+                && self.compacted.index <= self.snapshot.index
                 && self.applied <= self.committed
                 && self.committed <= self.last.index
                 && self.persisted <= self.last.index,
-            "log positions out of order: compacted {} applied {} committed {} persisted {} last {}",
+            "log positions out of order: compacted {} snapshot {} applied {} committed {} \
+             persisted {} last {}",
             self.compacted,
+            self.snapshot,
             self.applied,
             self.committed,
             self.persisted,

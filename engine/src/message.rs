@@ -8,6 +8,8 @@
 //! | [`HeartbeatAnswer`] | follower | everything up to its `matched` | |
 //! | [`AppendEntries`] | leader's replication stream | nothing | [`AppendEntriesAnswer`] |
 //! | [`AppendEntriesAnswer`] | follower | everything up to its `matched` | |
+//! | [`InstallSnapshot`] | leader's snapshot transfer | the snapshot it is a part of | [`InstallSnapshotAnswer`], and once it is installed [`AppendEntriesAnswer`] |
+//! | [`InstallSnapshotAnswer`] | follower | nothing: what it has so far may be lost | |
 //! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
 //! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
 //! | [`Introduce`] | pre-candidate, to a voter that may be blank | nothing | [`Introduced`] |
@@ -17,7 +19,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::block::EntryBlock;
+use crate::membership::Membership;
 use crate::planted;
 use crate::types::{Index, LogId, Term};
 
@@ -37,6 +42,10 @@ pub enum Message {
     AppendEntries(AppendEntries),
     /// See [`AppendEntriesAnswer`].
     AppendEntriesAnswer(AppendEntriesAnswer),
+    /// See [`InstallSnapshot`].
+    InstallSnapshot(InstallSnapshot),
+    /// See [`InstallSnapshotAnswer`].
+    InstallSnapshotAnswer(InstallSnapshotAnswer),
     /// See [`ReadIndex`].
     ReadIndex(ReadIndex),
     /// See [`ReadIndexAnswer`].
@@ -143,6 +152,56 @@ pub struct AppendEntriesAnswer {
     pub conflict: Option<LogId>,
 }
 
+/// A leader sends a part of a snapshot to a follower that needs entries which are compacted (paper
+/// §7). Each part says of which snapshot it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSnapshot {
+    /// The leader's term.
+    pub term: Term,
+    /// The replication session; echoed in the answer.
+    pub session: u64,
+    /// The last entry whose effect is in the snapshot.
+    pub last: LogId,
+    /// The configuration in force there, with its own entry.
+    pub configuration: (LogId, Membership),
+    /// Tells this snapshot from another of the same state, which may be written differently: only
+    /// parts of the same fit together.
+    pub nonce: u64,
+    /// Length of the whole.
+    pub bytes: u64,
+    /// Where `data` belongs.
+    pub offset: u64,
+    /// The part; empty only if the whole is.
+    pub data: Bytes,
+    /// CRC-32 of `data`.
+    pub checksum: u32,
+    /// As in [`Heartbeat::promise`].
+    pub promise: Duration,
+}
+
+/// The answer to an [`InstallSnapshot`]. That the snapshot is installed is said by an
+/// [`AppendEntriesAnswer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSnapshotAnswer {
+    /// The follower's term; if higher than the leader's, the leader steps down.
+    pub term: Term,
+    /// What the follower has.
+    pub have: SnapshotProgress,
+}
+
+/// How much of a snapshot a follower has received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// Of [`InstallSnapshot::session`].
+    pub session: u64,
+    /// Of [`InstallSnapshot::nonce`].
+    pub nonce: u64,
+    /// Everything below this offset is there.
+    pub offset: u64,
+    /// The part that this answers did not fit: what is between has to be sent again.
+    pub gap: bool,
+}
+
 /// A follower asks the leader for a read index (thesis §6.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadIndex {
@@ -198,10 +257,19 @@ impl Message {
             Message::HeartbeatAnswer(m) => Some(m.term),
             Message::AppendEntries(m) => Some(m.term),
             Message::AppendEntriesAnswer(m) => Some(m.term),
+            Message::InstallSnapshot(m) => Some(m.term),
+            Message::InstallSnapshotAnswer(m) => Some(m.term),
             Message::ReadIndex(m) => Some(m.term),
             Message::ReadIndexAnswer(m) => Some(m.term),
             Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => None,
         }
+    }
+}
+
+impl fmt::Display for SnapshotProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gap = if self.gap { " gap" } else { "" };
+        write!(f, "session={} through {}{gap}", self.session, self.offset)
     }
 }
 
@@ -243,6 +311,19 @@ impl fmt::Display for Message {
                     Some(hint) => write!(f, " conflict hint={hint}"),
                     None => write!(f, " matched={}", m.matched),
                 }
+            }
+            Message::InstallSnapshot(m) => write!(
+                f,
+                "InstallSnapshot term={} session={} last={} {} bytes at {} of {}",
+                m.term,
+                m.session,
+                m.last,
+                m.data.len(),
+                m.offset,
+                m.bytes
+            ),
+            Message::InstallSnapshotAnswer(m) => {
+                write!(f, "InstallSnapshotAnswer term={} {}", m.term, m.have)
             }
             Message::ReadIndex(m) => write!(f, "ReadIndex term={} context={}", m.term, m.context),
             Message::ReadIndexAnswer(m) => {

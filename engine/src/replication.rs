@@ -45,11 +45,10 @@ pub(crate) struct Progress {
     /// What the follower has, durable or not, by its newest heartbeat answer.
     accepted: Index,
     /// Number of the session; the follower's answers carry it.
-    session: u64,
+    pub(crate) session: u64,
     /// Where the session began.
     after: LogId,
-    /// Whether the follower's log is known to agree at `after`.
-    pipeline: bool,
+    pub(crate) stage: Stage,
     /// The last entry handed to the network.
     sent: Index,
     /// Whether the network said that it lost an append of this session.
@@ -60,6 +59,18 @@ pub(crate) struct Progress {
     /// certain that the follower had not turned to another leader before it.
     pub(crate) acked_round: u64,
     pub(crate) heard_at: Instant,
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// One append at a time finds out where the logs agree.
+    Probe,
+    /// The logs agree where the session began: appends follow one another.
+    Replicate,
+    /// The follower's next entry is compacted: it is sent a snapshot through `last`, which is not
+    /// known before the node has one.
+    Snapshot { last: Option<LogId> },
 }
 
 /// What a node has of the leader it follows.
@@ -111,7 +122,7 @@ impl Engine {
                     accepted: 0,
                     session: 0,
                     after,
-                    pipeline: false,
+                    stage: Stage::Probe,
                     sent: after.index,
                     lost: false,
                     moved_at: now,
@@ -149,19 +160,31 @@ impl Engine {
     /// What a leader leaves behind: no stream goes on, its readers ask the next leader.
     pub(crate) fn stop_leading(&mut self, was: Leader, out: &mut Outputs) {
         for (to, p) in &was.progress {
-            out.push(Output::Replicate(Replicate {
-                to: *to,
-                term: self.hard.term,
-                session: 0,
-                after: LogId::ZERO,
-                through: 0,
-                matched: p.matched,
-                commit: 0,
-                pipeline: false,
-                promise: std::time::Duration::ZERO,
-            }));
+            if p.is_sent_a_snapshot() {
+                out.push(self.send_snapshot(*to, 0));
+            } else {
+                out.push(self.stop_stream(*to, p.matched));
+            }
         }
         self.reads.take_over(was.reads);
+    }
+
+    fn stop_stream(&self, to: NodeId, matched: Index) -> Output {
+        Output::Replicate(Replicate {
+            to,
+            term: self.hard.term,
+            session: 0,
+            after: LogId::ZERO,
+            through: 0,
+            matched,
+            commit: 0,
+            pipeline: false,
+            promise: std::time::Duration::ZERO,
+        })
+    }
+
+    fn send_snapshot(&self, to: NodeId, session: u64) -> Output {
+        Output::SendSnapshot { to, term: self.hard.term, session }
     }
 
     pub(crate) fn on_propose(&mut self, batch: Batch, out: &mut Outputs) {
@@ -245,19 +268,42 @@ impl Engine {
         leader.sessions += 1;
         let session = leader.sessions;
         let p = leader.progress.get_mut(&id).expect("a session is with a member");
+        let was = std::mem::replace(&mut p.stage, Stage::Probe);
         p.session = session;
         p.after = after;
         p.moved_at = now;
-        p.pipeline = false;
         p.sent = after.index;
         p.lost = false;
+        if let Stage::Snapshot { .. } = was {
+            out.push(self.send_snapshot(id, 0));
+        }
         self.aim(id, out);
+    }
+
+    /// Begins anew with a follower whose next entry is compacted.
+    fn begin_snapshot(&mut self, now: Instant, id: NodeId, out: &mut Outputs) {
+        let compacted = self.log.compacted();
+        let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders replicate") };
+        leader.sessions += 1;
+        let session = leader.sessions;
+        let p = leader.progress.get_mut(&id).expect("a session is with a member");
+        p.session = session;
+        p.after = compacted;
+        p.moved_at = now;
+        p.stage = Stage::Snapshot { last: None };
+        p.lost = false;
+        let matched = p.matched;
+        out.push(self.stop_stream(id, matched));
+        out.push(self.send_snapshot(id, session));
     }
 
     /// Tells a follower's stream where things stand.
     fn aim(&self, id: NodeId, out: &mut Outputs) {
         let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
         let p = &leader.progress[&id];
+        if p.is_sent_a_snapshot() {
+            return;
+        }
         out.push(Output::Replicate(Replicate {
             to: id,
             term: self.hard.term,
@@ -266,7 +312,7 @@ impl Engine {
             through: self.log.last().index,
             matched: p.matched,
             commit: self.log.committed(),
-            pipeline: p.pipeline,
+            pipeline: p.stage == Stage::Replicate,
             promise: self.config.election_timeout_min,
         }));
     }
@@ -289,7 +335,7 @@ impl Engine {
         }
     }
 
-    /// The network could not deliver an append; the next sign of life of the follower begins anew.
+    /// An append or a snapshot did not get there; the next sign of life of the follower begins anew.
     pub(crate) fn on_lost(&mut self, to: NodeId, session: u64) {
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(p) = leader.progress.get_mut(&to).filter(|p| p.session == session) {
@@ -337,10 +383,16 @@ impl Engine {
         let Role::Leader(leader) = &mut self.role else { return };
         let p = leader.progress.get_mut(&id).expect("checked by the caller");
         let before = std::mem::replace(&mut p.accepted, accepted);
-        if !p.pipeline && accepted >= p.after.index {
+        if p.is_sent_a_snapshot() {
+            // Up to where the log begins, wherever it has it from, or not: it is asked again.
+            if accepted >= self.log.compacted().index || p.lost {
+                let after = self.log.id_at(accepted.max(p.matched));
+                self.begin_session(now, id, after, out);
+            }
+        } else if p.stage == Stage::Probe && accepted >= p.after.index {
             // Verified beyond the start of the session: as good as the answer to the probe, which
             // may be waiting for the follower's disk.
-            p.pipeline = true;
+            p.stage = Stage::Replicate;
             p.moved_at = now;
             self.aim(id, out);
         } else if accepted > before {
@@ -353,7 +405,9 @@ impl Engine {
             && !planted::on("losses-not-noticed")
         {
             // An append, or its answer, was lost with nothing behind it that would show the gap.
-            let after = if p.pipeline { self.log.id_at(accepted.max(p.matched)) } else { p.after };
+            let replicates = p.stage == Stage::Replicate;
+            let after = if replicates { accepted.max(p.matched) } else { p.after.index };
+            let after = self.log.id_at(after);
             self.begin_session(now, id, after, out);
         }
     }
@@ -365,34 +419,51 @@ impl Engine {
         m: &AppendEntriesAnswer,
         out: &mut Outputs,
     ) {
-        let last = self.log.last().index;
+        let (compacted, last) = (self.log.compacted().index, self.log.last().index);
         let Some(p) = self.progress_of(from, m.term, m.session) else { return };
         if let Some(hint) = m.conflict {
             let matched = p.matched;
             // Only the answer to a probe at or below `matched` proves that acknowledged entries are
             // gone: any other conflict may be an old answer that a newer acknowledgement overtook.
-            let proof = !p.pipeline && p.after.index <= matched;
-            // Both sides step back by whole terms: the follower did so to find its hint, and this
-            // does for the leader's log.
-            let mut after = self.log.last_not_above(hint);
-            if after.index < matched && hint.index < matched && proof {
+            let proof = p.stage == Stage::Probe && p.after.index <= matched;
+            let acknowledged = self.log.id_at(matched);
+            let went_back = proof && (hint.index < matched || hint < acknowledged);
+            if went_back {
                 // It starts over and counts for nothing until it has them again.
                 notice(from, Notice::LogWentBack, out);
                 let Role::Leader(leader) = &mut self.role else { return };
                 let p = leader.progress.get_mut(&from).expect("looked up above");
                 p.matched = 0;
                 p.accepted = 0;
-            } else if after.index < matched {
-                after = self.log.id_at(matched);
             }
+            // Before the beginning of this log, in either order: the follower lacks that.
+            let beginning = self.log.compacted();
+            let lacks = hint.index < beginning.index || hint < beginning;
+            if lacks && (went_back || matched < beginning.index) {
+                self.begin_snapshot(now, from, out);
+                return;
+            }
+            // Both sides step back by whole terms: the follower did so to find its hint, and this
+            // does for the leader's log.
+            let agreed = self.log.last_not_above(hint);
+            let known = if went_back { LogId::ZERO } else { acknowledged };
+            let after = if agreed.index < known.index { known } else { agreed };
             self.begin_session(now, from, after, out);
         } else if m.matched > last {
             notice(from, Notice::Violation("more acknowledged than there is"), out);
         } else {
-            if !p.pipeline {
-                p.pipeline = true;
-                p.moved_at = now;
-                self.aim(from, out);
+            match p.stage {
+                Stage::Probe => {
+                    p.stage = Stage::Replicate;
+                    p.moved_at = now;
+                    self.aim(from, out);
+                }
+                Stage::Replicate => {}
+                Stage::Snapshot { .. } if m.matched >= compacted => {
+                    // Installed, or it had it: the entries behind it come next.
+                    self.begin_session(now, from, self.log.id_at(m.matched), out);
+                }
+                Stage::Snapshot { .. } => {}
             }
             self.on_matched(now, from, m.matched, out);
         }
@@ -429,7 +500,7 @@ impl Engine {
             return;
         }
         self.log.commit(index);
-        out.push(Output::Apply { through: index });
+        self.apply_committed(out);
         let Role::Leader(leader) = &mut self.role else { return };
         while leader.uncommitted.front().is_some_and(|(last, _)| *last <= index) {
             let (_, bytes) = leader.uncommitted.pop_front().expect("there is a front");
@@ -464,7 +535,12 @@ impl Engine {
     }
 
     /// The progress of a follower whose answer belongs to this term and to its present session.
-    fn progress_of(&mut self, from: NodeId, term: u64, session: u64) -> Option<&mut Progress> {
+    pub(crate) fn progress_of(
+        &mut self,
+        from: NodeId,
+        term: u64,
+        session: u64,
+    ) -> Option<&mut Progress> {
         let current = term == self.hard.term;
         let Role::Leader(leader) = &mut self.role else { return None };
         let any = planted::on("earlier-sessions-count");
@@ -475,7 +551,11 @@ impl Engine {
 impl Progress {
     /// Whether something was sent that the follower has not been heard to have.
     fn is_waiting(&self) -> bool {
-        !self.pipeline || self.sent > self.accepted
+        self.stage == Stage::Probe || self.sent > self.accepted
+    }
+
+    fn is_sent_a_snapshot(&self) -> bool {
+        matches!(self.stage, Stage::Snapshot { .. })
     }
 }
 
@@ -576,17 +656,22 @@ impl Engine {
             }
         }
         self.following.accepted = self.following.accepted.max(accepted);
-        // The newest session is owed: an append of an earlier one that was overtaken is part of it.
-        let session = self.following.owed.map_or(m.session, |(_, owed)| owed.max(m.session));
-        self.following.owed = Some((from, session));
+        self.owe_acknowledgement(from, m.session);
         self.commit_as_follower(m.commit, out);
         if self.log.persisted() >= self.accepted() {
             self.acknowledge(out);
         }
     }
 
+    /// What is durable is to be acknowledged, to the newest session: an append of an earlier one
+    /// that was overtaken is part of it.
+    pub(crate) fn owe_acknowledgement(&mut self, to: NodeId, session: u64) {
+        let session = self.following.owed.map_or(session, |(_, owed)| owed.max(session));
+        self.following.owed = Some((to, session));
+    }
+
     /// Whether `from` may be this term's leader: nobody else is.
-    fn may_follow(&self, from: NodeId, out: &mut Outputs) -> bool {
+    pub(crate) fn may_follow(&self, from: NodeId, out: &mut Outputs) -> bool {
         let two = match (&self.role, self.leader) {
             (Role::Leader(_), _) => true,
             (_, Some(leader)) => leader != from,
@@ -604,7 +689,7 @@ impl Engine {
         let commit = commit.min(if beyond { self.log.last().index } else { self.accepted() });
         if commit > self.log.committed() {
             self.log.commit(commit);
-            out.push(Output::Apply { through: commit });
+            self.apply_committed(out);
         }
     }
 

@@ -129,6 +129,11 @@ impl Stream {
         append
     }
 
+    /// The session of the target, 0 if there is none.
+    pub fn session(&self) -> u64 {
+        self.target.map_or(0, |target| target.session)
+    }
+
     /// Session and last entry sent: what [`Input::Sent`](crate::Input::Sent) reports.
     pub fn sent(&self) -> Option<(u64, Index)> {
         self.target.filter(|_| self.probed).map(|t| (t.session, self.cursor.index))

@@ -846,6 +846,27 @@ fn a_follower_whose_log_went_back_is_told_of_and_brought_up() {
     assert!(c.leads(1));
 }
 
+/// The same with a log that is older and longer: entries that were overwritten long ago.
+#[test]
+fn an_old_log_that_is_longer_is_told_of_and_brought_up() {
+    let mut c = Cluster::led_by_1(3);
+    c.partition(&[&[1], &[2, 3]]);
+    c.propose(1, 20);
+    let old = c.node(1).disk.clone();
+    c.run(3_000);
+    let leader = c.leader().unwrap();
+    assert_ne!(leader, 1);
+    c.heal();
+    c.propose(leader, 3);
+    c.run(3_000);
+    c.crash(1);
+    c.node_mut(1).disk.blocks = old.blocks;
+    c.restart(1);
+    c.run(3_000);
+    assert_eq!(c.node(leader).notices, [(1, Notice::LogWentBack)]);
+    assert_eq!(c.terms(1), c.terms(leader));
+}
+
 /// One peer that answers nothing holds nobody else up.
 #[test]
 fn a_black_hole_holds_nobody_up() {

@@ -21,6 +21,8 @@
 //! | `propose 1 x3` | a client proposes three commands |
 //! | `read 1 7` | a client reads, and calls the read 7 |
 //! | `hold 1`, `sync 1`, `release 1` | the disk holds writes back; finishes one; finishes all |
+//! | `snapshot 1` | a snapshot of what is applied is built at once, and is durable |
+//! | `keep 5` | from their next start on nodes keep five entries before a snapshot |
 //! | `crash 1`, `restart 1` | loses what the disk held back; comes up with the rest |
 //! | `cut 1->2`, `partition 1 \| 2 3`, `heal` | links |
 //! | `show` | every node's role, term, log and commit index |
@@ -99,6 +101,13 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
         ("hold", _) => c.hold_disk(id()?),
         ("sync", _) => c.sync(id()?, 1),
         ("release", _) => c.release_disk(id()?),
+        ("snapshot", _) => c.snapshot(id()?),
+        ("keep", _) => {
+            let keep_entries = id()?;
+            c.nodes.values_mut().for_each(|node| node.config.keep_entries = keep_entries);
+            let ids: Vec<u64> = c.nodes.keys().copied().collect();
+            ids.into_iter().for_each(|id| c.restart(id));
+        }
         ("crash", _) => c.crash(id()?),
         ("restart", _) => c.restart(id()?),
         ("cut", _) => link().map(|(from, to)| c.cut(from, to))?,
@@ -122,7 +131,9 @@ fn show(c: &mut Cluster) {
             continue;
         };
         let terms = node.memory.terms();
-        let terms: Vec<_> = terms.iter().map(u64::to_string).collect();
+        let mut terms: Vec<_> = terms.iter().map(u64::to_string).collect();
+        let compacted = node.memory.compacted.index as usize;
+        terms.iter_mut().take(compacted).for_each(|term| *term = "-".into());
         c.trace.push(format!(
             "{id} {:<13} term {}  committed {:>2}  log {}",
             engine.role().as_str(),

@@ -69,11 +69,13 @@ pub enum Lane {
     Entries,
     /// Writes forwarded to the leader, and their answers.
     Clients,
+    /// Parts of snapshots: large, and in nobody's way.
+    Snapshot,
 }
 
 impl Lane {
     /// Every lane.
-    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Entries, Lane::Clients];
+    pub const ALL: [Lane; 4] = [Lane::Control, Lane::Entries, Lane::Clients, Lane::Snapshot];
 }
 
 /// A message with its addresses.

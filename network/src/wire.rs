@@ -11,6 +11,7 @@
 //!  8+H     payloads, in the order in which the header counts them, to the end of the envelope:
 //!            AppendEntries        blocks, one directly after the other: a block says its length
 //!            Introduce            one block
+//!            InstallSnapshot      the part of the snapshot
 //!            Forward, Forwarded   per command or response: u32 length, then that many bytes
 //!            any other message    none
 //! ```
@@ -137,6 +138,9 @@ impl Envelope {
             }
             Message::Raft(quorate_engine::Message::Introduce(introduce)) => {
                 out.put(introduce.configuration.bytes());
+            }
+            Message::Raft(quorate_engine::Message::InstallSnapshot(install)) => {
+                out.put(&install.data);
             }
             Message::Raft(_) => {}
             Message::Forward(forward) => {

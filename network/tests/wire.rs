@@ -100,6 +100,27 @@ fn raft_message() -> impl Strategy<Value = Raft> {
                 })
             }
         ),
+        (n(), n(), log_id(), (log_id(), 1..9u64), n(), payload(), span()).prop_map(
+            |(term, session, last, (at, voter), offset, data, promise)| {
+                let membership = Membership::of_voters([(voter, "somewhere")]).unwrap();
+                Raft::InstallSnapshot(raft::InstallSnapshot {
+                    term,
+                    session,
+                    last,
+                    configuration: (at, membership),
+                    nonce: !session,
+                    bytes: !offset,
+                    offset,
+                    data,
+                    checksum: term as u32,
+                    promise,
+                })
+            }
+        ),
+        (n(), n(), n(), n(), any::<bool>()).prop_map(|(term, session, nonce, offset, gap)| {
+            let have = raft::SnapshotProgress { session, nonce, offset, gap };
+            Raft::InstallSnapshotAnswer(raft::InstallSnapshotAnswer { term, have })
+        }),
         (n(), n()).prop_map(|(term, context)| Raft::ReadIndex(raft::ReadIndex { term, context })),
         (n(), n(), proptest::option::of(n())).prop_map(|(term, context, index)| {
             Raft::ReadIndexAnswer(raft::ReadIndexAnswer { term, context, index })
@@ -288,6 +309,30 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
             })),
             "514501002700000009a5c100000000000010051801200229a41c000000000000aa010c08\
              071003182a22040805101e",
+        ),
+        (
+            "InstallSnapshot",
+            raft(Raft::InstallSnapshot(raft::InstallSnapshot {
+                term: 7,
+                session: 3,
+                last: LogId::new(6, 900),
+                configuration: (LogId::new(2, 10), members.clone()),
+                nonce: 0xfeed,
+                bytes: 1000,
+                offset: 500,
+                data: Bytes::from_static(b"part"),
+                checksum: 0xc5c5,
+                promise: Duration::from_nanos(30),
+            })),
+            "",
+        ),
+        (
+            "InstallSnapshotAnswer",
+            raft(Raft::InstallSnapshotAnswer(raft::InstallSnapshotAnswer {
+                term: 7,
+                have: raft::SnapshotProgress { session: 3, nonce: 0xfeed, offset: 504, gap: true },
+            })),
+            "",
         ),
         (
             "ReadIndex",

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_engine::message::InstallSnapshot;
 use quorate_engine::{
     Batch, Config, Decline, Engine, EntryBlock, HardState, Index, Input, Instant, Log, LogId,
     Membership, Message, NodeId, Notice, Output, Outputs, Persist, RoleKind, Stream, StreamLimits,
@@ -26,11 +27,15 @@ pub struct Packet {
     pub message: Message,
 }
 
-/// Term, vote and log, in memory or on a disk.
+/// Term, vote and log, in memory or on a disk. What was compacted stays here, as what the snapshot
+/// holds, but nobody may read it.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     pub hard: HardState,
     pub blocks: Vec<EntryBlock>,
+    pub compacted: LogId,
+    /// The newest snapshot: the entries it was built from.
+    pub snapshot: Vec<EntryBlock>,
 }
 
 impl Image {
@@ -47,7 +52,7 @@ impl Image {
                 batch.seal(id)
             }
         };
-        Self { hard, blocks: terms.iter().zip(1..).map(block).collect() }
+        Self { hard, blocks: terms.iter().zip(1..).map(block).collect(), ..Self::default() }
     }
 
     pub fn last(&self) -> LogId {
@@ -69,6 +74,11 @@ impl Image {
 
     fn write(&mut self, write: &Persist) {
         self.hard = write.hard_state.unwrap_or(self.hard);
+        if let Some((to, _)) = &write.reset {
+            assert_eq!(last_of(&self.snapshot), *to, "the snapshot is durable before the reset");
+            self.blocks = self.snapshot.clone();
+            self.compacted = *to;
+        }
         if let Some(from) = write.overwrites {
             self.truncate(from);
         }
@@ -76,6 +86,35 @@ impl Image {
             assert_eq!(block.first(), self.last().index + 1, "a hole in the log");
             self.blocks.push(block.clone());
         }
+        if let Some(through) = write.compact {
+            assert!(through <= last_of(&self.snapshot), "compacted without a snapshot");
+            self.compacted = through;
+        }
+    }
+
+    /// The entries through `index`.
+    fn through(&self, index: Index) -> Vec<EntryBlock> {
+        let mut all = self.clone();
+        all.truncate(index + 1);
+        all.blocks
+    }
+
+    fn configurations(&self) -> Vec<(LogId, Membership)> {
+        let all = self.blocks.iter().filter_map(|b| b.membership().map(|m| (b.last(), m)));
+        let all: Vec<_> = all.collect();
+        let in_force = all.partition_point(|(id, _)| id.index <= self.compacted.index);
+        all[in_force.saturating_sub(1)..].to_vec()
+    }
+
+    fn recover(&self) -> Log {
+        let mut runs: Vec<TermRun> = Vec::new();
+        for b in self.blocks.iter().filter(|b| b.last().index > self.compacted.index) {
+            if runs.last().is_none_or(|run| run.term != b.term()) {
+                let first = b.first().max(self.compacted.index + 1);
+                runs.push(TermRun { first, term: b.term() });
+            }
+        }
+        Log::recovered(self.compacted, self.last(), runs, self.configurations()).unwrap()
     }
 
     fn entry(&self, index: Index) -> Option<(LogId, Bytes)> {
@@ -86,10 +125,15 @@ impl Image {
 
     fn read(&self, after: LogId, through: Index, most: usize) -> Option<Vec<EntryBlock>> {
         let there = after.index == 0 || self.entry(after.index).is_some_and(|(id, _)| id == after);
+        let there = there && after.index >= self.compacted.index;
         let wanted = self.blocks.iter().filter(|b| b.last().index > after.index);
         let cut = |b: &EntryBlock| b.slice(b.first().max(after.index + 1), b.last().index);
         there.then(|| wanted.filter(|b| b.first() <= through).map(cut).take(most).collect())
     }
+}
+
+fn last_of(blocks: &[EntryBlock]) -> LogId {
+    blocks.last().map_or(LogId::ZERO, EntryBlock::last)
 }
 
 /// One node.
@@ -107,6 +151,8 @@ pub struct Node {
     pub reads: BTreeMap<u64, Option<Index>>,
     pub fatal: Option<String>,
     streams: BTreeMap<NodeId, Stream>,
+    /// Snapshots on their way: to whom, in which session.
+    pub sending: BTreeMap<NodeId, u64>,
     applied: Index,
 }
 
@@ -126,6 +172,17 @@ pub struct Cluster {
     todo: VecDeque<(NodeId, Input)>,
     commands: u64,
     boots: u64,
+}
+
+/// The entries of a snapshot.
+fn parse(data: &Bytes) -> Vec<EntryBlock> {
+    let mut rest = data.clone();
+    let mut blocks = Vec::new();
+    while !rest.is_empty() {
+        let length = EntryBlock::peek_length(&rest).unwrap();
+        blocks.push(EntryBlock::from_bytes(rest.split_to(length)).unwrap());
+    }
+    blocks
 }
 
 pub fn voters(n: u64) -> Membership {
@@ -188,6 +245,7 @@ impl Cluster {
             reads: BTreeMap::new(),
             fatal: None,
             streams: BTreeMap::new(),
+            sending: BTreeMap::new(),
             applied: 0,
         };
         self.nodes.insert(id, node);
@@ -307,7 +365,10 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, id: NodeId, output: Output) {
-        let visible = !matches!(output, Output::Send { .. } | Output::Replicate(_));
+        let visible = !matches!(
+            output,
+            Output::Send { .. } | Output::Replicate(_) | Output::StoreSnapshot { .. }
+        );
         if visible {
             self.say(format!("{id}       {output}"));
         }
@@ -337,6 +398,25 @@ impl Cluster {
                 self.node_mut(id).applied = through;
                 self.todo.push_back((id, Input::Applied { through }));
             }
+            Output::SendSnapshot { to, term, session } => self.send_snapshot(id, to, term, session),
+            Output::SnapshotAnswered { .. } => {}
+            Output::StoreSnapshot { from, chunk } => {
+                // One part is the whole of it, and it is durable at once.
+                let node = self.node_mut(id);
+                let blocks = parse(&chunk.data);
+                node.memory.snapshot.clone_from(&blocks);
+                node.disk.snapshot = blocks;
+                let (last, session) = (chunk.last, chunk.session);
+                let configuration = chunk.configuration;
+                let received = Input::SnapshotReceived { from, session, last, configuration };
+                self.todo.push_back((id, received));
+            }
+            Output::Restore { last } => {
+                let node = self.node_mut(id);
+                assert_eq!(node.memory.compacted, last, "what the log begins with is restored");
+                node.applied = last.index;
+                self.todo.push_back((id, Input::Applied { through: last.index }));
+            }
             Output::Declined(why) => self.node_mut(id).declined.push(why),
             Output::ReadReady { token, index } => {
                 self.node_mut(id).reads.insert(token, Some(index));
@@ -350,13 +430,57 @@ impl Cluster {
         }
     }
 
+    /// Sends the newest snapshot, all of it at once.
+    fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term, session: u64) {
+        let node = self.node_mut(id);
+        if session == 0 {
+            node.sending.remove(&to);
+            return;
+        }
+        node.sending.insert(to, session);
+        let blocks = node.memory.snapshot.clone();
+        let snapshot =
+            Image { blocks, compacted: last_of(&node.memory.snapshot), ..Image::default() };
+        let last = snapshot.last();
+        let data: Bytes =
+            snapshot.blocks.iter().flat_map(|b| b.bytes().to_vec()).collect::<Vec<_>>().into();
+        let message = Message::InstallSnapshot(InstallSnapshot {
+            term,
+            session,
+            last,
+            configuration: snapshot.configurations().remove(0),
+            nonce: last.index,
+            bytes: data.len() as u64,
+            offset: 0,
+            data,
+            checksum: 0,
+            promise: node.config.election_timeout_min,
+        });
+        self.post(id, to, message);
+        self.todo.push_back((id, Input::SendingSnapshot { to, session, last }));
+    }
+
+    /// A snapshot of what is applied is built, is durable, and the log is compacted by it.
+    pub fn snapshot(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        let blocks = node.memory.through(node.applied);
+        let last = last_of(&blocks);
+        node.memory.snapshot.clone_from(&blocks);
+        node.disk.snapshot = blocks;
+        self.step(id, Input::Snapshotted { last });
+    }
+
     fn pump(&mut self, id: NodeId, to: NodeId) {
         loop {
             let blocks = if self.small_appends { 1 } else { usize::MAX };
             let node = self.node_mut(id);
             let Some(stream) = node.streams.get_mut(&to) else { return };
             let Some(want) = stream.want() else { return };
-            let Some(blocks) = node.memory.read(want.after, want.through, blocks) else { return };
+            let Some(blocks) = node.memory.read(want.after, want.through, blocks) else {
+                let session = stream.session();
+                self.todo.push_back((id, Input::Lost { to, session }));
+                return;
+            };
             let append = stream.send(blocks);
             let (session, through) = stream.sent().expect("just sent");
             self.post(id, to, Message::AppendEntries(append));
@@ -413,22 +537,23 @@ impl Cluster {
         self.boots += 1;
         let (now, boots) = (self.now, self.boots);
         let node = self.node_mut(id);
+        let snapshot = last_of(&node.disk.snapshot);
         let mut log = Log::empty();
-        if node.disk.last() != LogId::ZERO {
-            let mut runs: Vec<TermRun> = Vec::new();
-            for b in &node.disk.blocks {
-                if runs.last().is_none_or(|run| run.term != b.term()) {
-                    runs.push(TermRun { first: b.first(), term: b.term() });
-                }
+        if node.disk.last() != LogId::ZERO || snapshot != LogId::ZERO {
+            let there = node.disk.entry(snapshot.index).is_some_and(|(id, _)| id == snapshot);
+            if !there && snapshot > LogId::ZERO {
+                // The crash came between the snapshot and the reset, which is done now.
+                node.disk.blocks.clone_from(&node.disk.snapshot);
+                node.disk.compacted = snapshot;
             }
-            let blocks = node.disk.blocks.iter();
-            let configurations = blocks.filter_map(|b| b.membership().map(|m| (b.last(), m)));
-            let configurations = configurations.collect();
-            log = Log::recovered(LogId::ZERO, node.disk.last(), runs, configurations).unwrap();
+            log = node.disk.recover();
+            if snapshot > LogId::ZERO {
+                log = log.restored(snapshot).unwrap();
+            }
         }
         let config = Config { seed: boots * 1000 + id, ..node.config.clone() };
         node.memory = node.disk.clone();
-        node.applied = 0;
+        node.applied = snapshot.index;
         node.holds = false;
         node.engine = Some(Engine::new(config, node.disk.hard, log, now).unwrap());
     }
@@ -546,6 +671,19 @@ impl Cluster {
             self.deliver_all();
         }
         self.now = end;
+    }
+
+    /// Runs until another than `id` leads in a later term. Returns whom.
+    pub fn run_until_other_leader(&mut self, id: NodeId) -> NodeId {
+        let term = self.term(id);
+        for _ in 0..200 {
+            self.run(50);
+            let leader = self.leader().filter(|other| *other != id && self.term(*other) > term);
+            if let Some(leader) = leader {
+                return leader;
+            }
+        }
+        panic!("nobody else leads: {:#?}", self.trace.iter().rev().take(30).collect::<Vec<_>>());
     }
 
     /// Runs until someone leads whom everyone that is up follows. Returns whom.

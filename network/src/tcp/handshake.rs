@@ -174,6 +174,7 @@ fn lane_code(lane: Lane) -> u32 {
         Lane::Control => 1,
         Lane::Entries => 2,
         Lane::Clients => 3,
+        Lane::Snapshot => 4,
     }
 }
 

@@ -59,7 +59,7 @@ impl Link {
         let lane_seed = |lane: u64| seed ^ node ^ peer.rotate_left(32) ^ (lane << 56);
         Self {
             node,
-            lanes: [1, 2, 3].map(|lane| Mutex::new(Outlet::new(Backoff::new(lane_seed(lane))))),
+            lanes: [1, 2, 3, 4].map(|lane| Mutex::new(Outlet::new(Backoff::new(lane_seed(lane))))),
             trouble: AtomicU8::new(WELL),
             heard: AtomicU64::new(0),
         }

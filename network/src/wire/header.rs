@@ -16,6 +16,8 @@
 //! | 24 | Stranger |
 //! | 25 | Introduce |
 //! | 26 | Introduced |
+//! | 27 | InstallSnapshot |
+//! | 28 | InstallSnapshotAnswer |
 //! | 32 | Forward |
 //! | 33 | Forwarded |
 //!
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::message as raft;
-use quorate_engine::{LogId, Message as Raft};
+use quorate_engine::{LogId, Membership, Message as Raft};
 
 use super::{Payloads, WireError, length};
 use crate::message::{
@@ -76,6 +78,11 @@ enum Kind {
     Introduce(()),
     #[prost(message, tag = "26")]
     Introduced(()),
+    /// The part of the snapshot stands as the payload.
+    #[prost(message, tag = "27")]
+    InstallSnapshot(InstallSnapshot),
+    #[prost(message, tag = "28")]
+    InstallSnapshotAnswer(InstallSnapshotAnswer),
     #[prost(message, tag = "32")]
     Forward(ForwardHeader),
     #[prost(message, tag = "33")]
@@ -171,6 +178,48 @@ struct Position {
     term: u64,
     #[prost(uint64, tag = "2")]
     index: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct InstallSnapshot {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(message, required, tag = "3")]
+    last: Position,
+    #[prost(message, required, tag = "4")]
+    configured_at: Position,
+    /// As [`Membership::to_bytes`] gives it.
+    #[prost(bytes = "bytes", tag = "5")]
+    configuration: Bytes,
+    #[prost(fixed64, tag = "6")]
+    nonce: u64,
+    #[prost(uint64, tag = "7")]
+    bytes: u64,
+    #[prost(uint64, tag = "8")]
+    offset: u64,
+    /// How many bytes of the snapshot stand as the payload.
+    #[prost(uint32, tag = "9")]
+    part: u32,
+    #[prost(fixed32, tag = "10")]
+    checksum: u32,
+    #[prost(uint64, tag = "11")]
+    promise_nanos: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct InstallSnapshotAnswer {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    #[prost(fixed64, tag = "3")]
+    nonce: u64,
+    #[prost(uint64, tag = "4")]
+    offset: u64,
+    #[prost(bool, tag = "5")]
+    gap: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -308,6 +357,14 @@ impl Header {
     }
 }
 
+fn position(id: LogId) -> Position {
+    Position { term: id.term, index: id.index }
+}
+
+fn log_id(position: Position) -> LogId {
+    LogId::new(position.term, position.index)
+}
+
 fn of_raft(message: &Raft) -> Kind {
     match message {
         Raft::RequestVote(m) => Kind::RequestVote(RequestVote {
@@ -349,7 +406,27 @@ fn of_raft(message: &Raft) -> Kind {
             term: m.term,
             session: m.session,
             matched: m.matched,
-            conflict: m.conflict.map(|id| Position { term: id.term, index: id.index }),
+            conflict: m.conflict.map(position),
+        }),
+        Raft::InstallSnapshot(m) => Kind::InstallSnapshot(InstallSnapshot {
+            term: m.term,
+            session: m.session,
+            last: position(m.last),
+            configured_at: position(m.configuration.0),
+            configuration: m.configuration.1.to_bytes().into(),
+            nonce: m.nonce,
+            bytes: m.bytes,
+            offset: m.offset,
+            part: length(m.data.len()),
+            checksum: m.checksum,
+            promise_nanos: nanos(m.promise),
+        }),
+        Raft::InstallSnapshotAnswer(m) => Kind::InstallSnapshotAnswer(InstallSnapshotAnswer {
+            term: m.term,
+            session: m.have.session,
+            nonce: m.have.nonce,
+            offset: m.have.offset,
+            gap: m.have.gap,
         }),
         Raft::ReadIndex(m) => Kind::ReadIndex(ReadIndex { term: m.term, context: m.context }),
         Raft::ReadIndexAnswer(m) => Kind::ReadIndexAnswer(ReadIndexAnswer {
@@ -404,8 +481,29 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             term: m.term,
             session: m.session,
             matched: m.matched,
-            conflict: m.conflict.map(|id| LogId::new(id.term, id.index)),
+            conflict: m.conflict.map(log_id),
         }),
+        Kind::InstallSnapshot(m) => {
+            let membership = Membership::from_bytes(&m.configuration)
+                .map_err(|_| WireError::Malformed("a snapshot without a configuration"))?;
+            Raft::InstallSnapshot(raft::InstallSnapshot {
+                term: m.term,
+                session: m.session,
+                last: log_id(m.last),
+                configuration: (log_id(m.configured_at), membership),
+                nonce: m.nonce,
+                bytes: m.bytes,
+                offset: m.offset,
+                data: payloads.take(m.part as usize)?,
+                checksum: m.checksum,
+                promise: duration(m.promise_nanos),
+            })
+        }
+        Kind::InstallSnapshotAnswer(m) => {
+            let (session, nonce, offset, gap) = (m.session, m.nonce, m.offset, m.gap);
+            let have = raft::SnapshotProgress { session, nonce, offset, gap };
+            Raft::InstallSnapshotAnswer(raft::InstallSnapshotAnswer { term: m.term, have })
+        }
         Kind::ReadIndex(m) => Raft::ReadIndex(raft::ReadIndex { term: m.term, context: m.context }),
         Kind::ReadIndexAnswer(m) => Raft::ReadIndexAnswer(raft::ReadIndexAnswer {
             term: m.term,
