@@ -35,6 +35,9 @@ pub struct Config {
     /// Bytes of the log that may wait for their commit; more are answered `Overloaded`. Default
     /// 64 MiB.
     pub uncommitted_bytes: usize,
+    /// Entries before the newest snapshot that stay in the log, for followers that are a little
+    /// behind. Default 10000.
+    pub keep_entries: u64,
     /// Bytes of the newest entries kept in memory for followers and the state machine; older ones
     /// are read from the log. Default 32 MiB.
     pub tail_bytes: usize,
@@ -60,6 +63,7 @@ impl Default for Config {
             max_command_bytes: 8 << 20,
             queue_bytes: 64 << 20,
             uncommitted_bytes: 64 << 20,
+            keep_entries: 10_000,
             tail_bytes: 32 << 20,
             apply_bytes: 1 << 20,
             append_bytes: limits.append_bytes,
@@ -89,6 +93,7 @@ impl Config {
             election_timeout_min: self.election_timeout_min,
             election_timeout_max: self.election_timeout_max,
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
+            keep_entries: self.keep_entries,
             seed,
         }
     }

@@ -676,6 +676,10 @@ impl Node {
                     lanes.aim(target);
                 }
             }
+            Output::SendSnapshot { .. }
+            | Output::SnapshotAnswered { .. }
+            | Output::StoreSnapshot { .. }
+            | Output::Restore { .. } => unreachable!("nothing is compacted yet"),
             Output::Apply { through } => self.apply.aim(through),
             Output::Proposed { .. } => self.pending.extend(self.books.proposing.drain(..)),
             Output::Declined(decline) => {

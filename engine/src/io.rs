@@ -205,8 +205,8 @@ pub enum Output {
     Fatal(Fatal),
 }
 
-/// A write. Everything in it becomes durable together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A write. Everything in it becomes durable together, in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Persist {
     /// Grows by one with each write.
     pub seq: u64,

@@ -318,7 +318,7 @@ async fn lanes_and_peers_do_not_mix<F: Fixture>(fixture: &F) {
     }
     join_all(streams).await;
     for to in &nodes {
-        let expected = 2 * 3 * COUNT as usize;
+        let expected = 2 * Lane::ALL.len() * COUNT as usize;
         to.recorder.wait(CHECK, |arrived| arrived.len() >= expected).await;
         for from in nodes.iter().filter(|from| from.id != to.id) {
             for lane in Lane::ALL {

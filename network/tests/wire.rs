@@ -324,7 +324,9 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 checksum: 0xc5c5,
                 promise: Duration::from_nanos(30),
             })),
-            "",
+            "514501006000000009a5c100000000000010051801200229a41c000000000000da014508\
+             0710031a05080610840722040802100a2a1a0a0201022209080112056f6e653a31220908\
+             02120574776f3a3231edfe00000000000038e80740f403480455c5c50000581e70617274",
         ),
         (
             "InstallSnapshotAnswer",
@@ -332,7 +334,8 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 term: 7,
                 have: raft::SnapshotProgress { session: 3, nonce: 0xfeed, offset: 504, gap: true },
             })),
-            "",
+            "514501002d00000009a5c100000000000010051801200229a41c000000000000e2011208\
+             07100319edfe00000000000020f8032801",
         ),
         (
             "ReadIndex",

@@ -49,7 +49,7 @@ pub(super) struct Header {
     to: u64,
     #[prost(fixed64, tag = "5")]
     incarnation: u64,
-    #[prost(oneof = "Kind", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 32, 33")]
+    #[prost(oneof = "Kind", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 32, 33")]
     kind: Option<Kind>,
 }
 

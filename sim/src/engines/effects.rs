@@ -81,6 +81,10 @@ impl World {
             }
             Output::Send { to, message } => self.send(id, to, message),
             Output::Replicate(target) => self.aim(id, target),
+            Output::SendSnapshot { .. }
+            | Output::SnapshotAnswered { .. }
+            | Output::StoreSnapshot { .. }
+            | Output::Restore { .. } => unreachable!("nothing is compacted in this world"),
             Output::Apply { through } => {
                 let node = self.nodes.get_mut(id);
                 node.apply_target = through;

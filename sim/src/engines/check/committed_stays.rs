@@ -82,8 +82,7 @@ mod tests {
         let node = world.nodes().iter().find(|n| n.leads()).unwrap();
         let committed = node.engine.as_ref().unwrap().log().committed();
         for (from, broken) in [(committed, true), (committed + 1, false)] {
-            let write =
-                Persist { seq: 9, hard_state: None, overwrites: Some(from), blocks: vec![] };
+            let write = Persist { seq: 9, overwrites: Some(from), ..Persist::default() };
             let fact = Fact::Writing { node: node.id, write: &write };
             let mut check = CommittedStays::default();
             check.on(&Fact::Stepped { node: node.id }, world.nodes()).unwrap();

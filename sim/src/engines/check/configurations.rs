@@ -92,7 +92,7 @@ mod tests {
         let block = |index, voters: &[NodeId]| {
             EntryBlock::configuration(LogId::new(0, index), &membership(voters, &[]))
         };
-        let mut write = Persist { seq: 1, hard_state: None, overwrites: None, blocks: vec![] };
+        let mut write = Persist { seq: 1, ..Persist::default() };
         for (last, broken) in [(&[1, 2, 3, 4][..], false), (&[1, 4, 5][..], true)] {
             write.blocks = vec![block(1, &[1, 2, 3]), block(2, last)];
             let fact = Fact::Writing { node: 1, write: &write };

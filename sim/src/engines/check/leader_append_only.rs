@@ -34,7 +34,7 @@ mod tests {
         let mut world = World::new(1, Plan::from_seed(1));
         world.run_to_the_end().unwrap();
         let leader = world.nodes().iter().find(|n| n.leads()).unwrap().id;
-        let write = Persist { seq: 9, hard_state: None, overwrites: Some(5), blocks: vec![] };
+        let write = Persist { seq: 9, overwrites: Some(5), ..Persist::default() };
         for node in world.nodes().iter() {
             let fact = Fact::Writing { node: node.id, write: &write };
             assert_eq!(LeaderAppendOnly.on(&fact, world.nodes()).is_err(), node.id == leader);
