@@ -9,7 +9,7 @@ mod codec;
 pub mod conformance;
 mod log;
 mod memory;
-mod snapshot;
+pub mod snapshot;
 mod state;
 mod state_machine;
 #[cfg(feature = "wal")]

@@ -193,14 +193,14 @@ pub enum StorageError {
     Failed(AnyError),
     /// The stored bytes are damaged where they had been durable.
     #[error(
-        "the log is damaged: {0}; restore this node from its peers, do not start it with what is left"
+        "what is stored is damaged: {0}; restore this node from its peers, do not start it with what is left"
     )]
     Corrupt(String),
     /// Another process has the store open.
     #[error("{0} is in use by another process; stop it or choose another directory")]
     InUse(String),
     /// There is no room for the next write.
-    #[error("no room left for the log: {0}; free space and start the node again")]
+    #[error("no room left: {0}; free space and start the node again")]
     Full(String),
     /// What is stored can't be used by this version or in this role.
     #[error("{0}")]

@@ -17,6 +17,7 @@ struct Database(Arc<Mutex<Rows>>);
 #[derive(Default)]
 struct Rows {
     committed: Vec<WriteBatch>,
+    snapshots: MemoryDisk,
     /// Writes of an earlier life of the process reach nothing.
     life: u64,
 }
@@ -68,7 +69,7 @@ impl BlockingStorage for Plain {
     }
 
     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
-        self.content.snapshots()
+        self.database.lock().snapshots.open().snapshots()
     }
 }
 

@@ -26,13 +26,16 @@ pub(crate) enum Level {
     LostDisk,
     /// The durable log on a disk that forgets.
     Log,
+    /// The snapshots beside it, on such a disk.
+    Snapshots,
     /// Real nodes in a world of their own.
     Nodes,
 }
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 4] = [Level::Engines, Level::LostDisk, Level::Log, Level::Nodes];
+    pub(crate) const ALL: [Level; 5] =
+        [Level::Engines, Level::LostDisk, Level::Log, Level::Snapshots, Level::Nodes];
 }
 
 /// An assertion of the code under test.
@@ -84,6 +87,18 @@ const fn log(
     Bug { name, hazard, level: Level::Log, within, breaks }
 }
 
+/// A snapshot that was committed is there, and whole, and no other is.
+pub(crate) const SNAPSHOTS: &str = "a snapshot is there and whole, or not there";
+
+const fn snapshot(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Snapshots, within, breaks }
+}
+
 /// Between what clients were told and what was applied.
 const ONCE: &str = "every write at most once";
 const LINEARIZABLE: &str = "linearizability";
@@ -109,7 +124,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 46] = [
+pub(crate) static BUGS: [Bug; 50] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -209,6 +224,30 @@ pub(crate) static BUGS: [Bug; 46] = [
         "truncate, purge, rotate or rename not synced, or misordered",
         100,
         &[STARTS],
+    ),
+    log(
+        "header-without-configurations",
+        "the configuration in force goes with the segment that held its entry",
+        100,
+        &[KEPT, STARTS],
+    ),
+    snapshot(
+        "snapshot-name-not-synced",
+        "an empty, partial or interrupted file taken as valid",
+        100,
+        &[SNAPSHOTS],
+    ),
+    snapshot(
+        "snapshot-content-not-synced",
+        "an empty, partial or interrupted file taken as valid",
+        100,
+        &[SNAPSHOTS],
+    ),
+    snapshot(
+        "snapshot-not-checked",
+        "an empty, partial or interrupted file taken as valid",
+        100,
+        &[DAMAGE],
     ),
     protocol(
         "earlier-terms-counted",

@@ -7,6 +7,7 @@
 mod bugs;
 mod engines;
 mod nodes;
+mod snapshots;
 mod wal;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
         Level::Log => wal::run(seed),
+        Level::Snapshots => snapshots::run(seed),
         Level::Nodes => nodes::run(seed),
     }
 }

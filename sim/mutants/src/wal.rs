@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use quorate_engine::{Batch, HardState, Index, LogId};
+use quorate_engine::{Batch, EntryBlock, HardState, Index, LogId, Membership};
 use quorate_sim::Rng;
 use quorate_storage::wal::{Crash, FakeDisk, Wal, WalDriver, WalOptions, WalStorage};
 use quorate_storage::{
@@ -246,12 +246,25 @@ fn next_batch(model: &mut MemoryStorage, rng: &mut Rng) -> Vec<LogOp> {
                     LogOp::Compact { through: LogId::new(term, index) }
                 }
                 (4, Some(index)) => append(term, index, rng),
+                (5, _) => {
+                    let at = LogId::new(term, last + 1);
+                    LogOp::Append(EntryBlock::configuration(at, &membership(rng)))
+                }
+                (6, _) if rng.below(4) == 0 => {
+                    let to = LogId::new(term, last + rng.below(10));
+                    LogOp::Reset { to, configuration: (to, membership(rng)) }
+                }
                 _ => append(term, last + 1, rng),
             };
             drop(submit(model, vec![op.clone()]));
             op
         })
         .collect()
+}
+
+fn membership(rng: &mut Rng) -> Membership {
+    let voters = (1..=rng.between(1, 5)).map(|id| (id, "somewhere"));
+    Membership::of_voters(voters).expect("some voters")
 }
 
 fn append(term: u64, first: Index, rng: &mut Rng) -> LogOp {

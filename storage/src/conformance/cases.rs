@@ -424,18 +424,6 @@ pub(super) fn hard_state_stays<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
-/// xorshift: a generator of its own, so that a failure names a seed that means the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// Something a node might write next.
 fn random_batch(random: &mut Random, model: &Model) -> Vec<LogOp> {
     let mut model = model.clone();

@@ -28,8 +28,12 @@
 //! and polls reads on the calling thread. A store whose reads need a runtime is tested from inside
 //! one that has other threads. Its only clock is a limit of [`PATIENCE`] on a completion that never
 //! comes. The model it compares with is a map from index to entry, as slow as it is plain.
+//!
+//! Snapshots are part of the suite: whatever is committed is there after a crash, complete, and
+//! nothing else is.
 
 mod cases;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -106,6 +110,16 @@ pub fn cases<F: Fixture>() -> Vec<Case<F>> {
         ("large blocks survive", cases::large),
         ("hard state survives many appends", cases::hard_state_stays),
         ("random batches and crashes leave a prefix", cases::random),
+        ("snapshots are read back as written", snapshots::read_back),
+        ("snapshots are listed oldest first", snapshots::listed),
+        ("a snapshot that is not committed is none", snapshots::abandoned),
+        ("a snapshot that a crash cuts off is none", snapshots::cut_off),
+        ("a committed snapshot survives a crash", snapshots::committed_survives),
+        ("a snapshot replaces one with the same end", snapshots::replaced),
+        ("a deleted snapshot is gone", snapshots::deleted),
+        ("a reader pins its snapshot", snapshots::pinned),
+        ("snapshots and the log leave each other alone", snapshots::beside_the_log),
+        ("two snapshots are written at a time", snapshots::two_at_a_time),
     ]
 }
 
@@ -358,6 +372,22 @@ fn configuration(term: u64, index: Index, voters: u64) -> LogOp {
 fn reset(to: LogId, behind: u64, voters: u64) -> LogOp {
     let at = LogId::new(to.term, to.index.saturating_sub(behind));
     LogOp::Reset { to, configuration: (at, membership(voters)) }
+}
+
+/// xorshift: a generator of its own, so that a failure names a seed that means the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
 }
 
 /// Polls `future` to its end on this thread.

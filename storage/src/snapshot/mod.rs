@@ -11,6 +11,8 @@
 //!
 //! Which snapshots are kept is the node's decision, not the store's.
 
+pub mod file;
+mod format;
 mod memory;
 
 use std::fmt;

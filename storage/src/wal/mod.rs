@@ -24,10 +24,13 @@
 //! - Nobody loses a vote, or a configuration, with an old segment: each begins with those of every
 //!   group.
 //!
+//! Snapshots stand beside the segments, a file for each, and don't go through the log.
+//!
 //! What is not done: entries are not encrypted or compressed, and a group that never compacts keeps
 //! every segment since its first entry.
 //!
-//! The bytes are drawn in `docs/wal-format.md`; [`inspect()`] shows those of a directory.
+//! The bytes are drawn in `docs/wal-format.md` and `docs/snapshot-format.md`; [`inspect()`] shows
+//! those of a log.
 
 mod disk;
 mod fake_disk;
@@ -38,6 +41,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod shared;
+mod snapshots;
 mod writer;
 
 #[cfg(test)]
@@ -49,10 +53,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_engine::{GroupId, LogId};
+use quorate_engine::GroupId;
 
 use crate::log::{LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone};
-use crate::snapshot::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, SnapshotWriter};
+use crate::snapshot::SnapshotStore;
 
 pub use disk::*;
 pub use fake_disk::*;
@@ -65,6 +69,7 @@ pub use writer::WalStats;
 
 use reader::WalReader;
 use shared::{Handles, Shared};
+use snapshots::WalSnapshots;
 use writer::{Group, Writer, claim, release};
 
 /// How a log is opened.
@@ -192,7 +197,8 @@ pub struct WalStorage {
 }
 
 impl RaftStorage for WalStorage {
-    /// Writes what an earlier handle of the group has left queued, then tells what is durable.
+    /// Writes what an earlier handle of the group has left queued, removes what it has left of
+    /// unfinished snapshots, then tells what is durable.
     ///
     /// # Errors
     /// [`StorageError::InUse`] while another handle of this group lives; the error that stopped
@@ -204,6 +210,7 @@ impl RaftStorage for WalStorage {
             return Err(StorageError::InUse(format!("group {id} in {place}")));
         }
         self.claimed = true;
+        snapshots::remove_unfinished(&**shared.disk(), self.group.id)?;
         shared.recover(self.group.id)
     }
 
@@ -225,28 +232,13 @@ impl RaftStorage for WalStorage {
     }
 
     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
-        Arc::new(NoSnapshots)
-    }
-}
-
-/// The durable log keeps no snapshots yet: to begin one is refused.
-struct NoSnapshots;
-
-impl SnapshotStore for NoSnapshots {
-    fn list(&self) -> Result<Vec<SnapshotInfo>, StorageError> {
-        Ok(Vec::new())
-    }
-
-    fn create(&self, _: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
-        Err(StorageError::Unusable("the durable log keeps no snapshots yet".into()))
-    }
-
-    fn open(&self, _: LogId) -> Result<Option<Arc<dyn SnapshotReader>>, StorageError> {
-        Ok(None)
-    }
-
-    fn delete(&self, _: LogId) -> Result<(), StorageError> {
-        Ok(())
+        let shared = self.handles.shared();
+        Arc::new(WalSnapshots {
+            disk: Arc::clone(shared.disk()),
+            group: self.group.id,
+            files: Arc::clone(&self.group.snapshots),
+            lock: shared.lock(),
+        })
     }
 }
 

@@ -6,19 +6,21 @@
 //! they may submit, recover, or drop the last handle.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyerror::AnyError;
 use quorate_engine::GroupId;
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskLock};
 use super::writer::{Group, Outcome, Submitted, WalStats, Writer, new_group};
 use crate::log::{Recovered, StorageError, WriteBatch, WriteDone};
 
 pub(super) struct Shared {
     disk: Arc<dyn Disk>,
+    /// Of the directory; the writer holds it while the log is open.
+    lock: Weak<DiskLock>,
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
     queue: Mutex<Queue>,
     /// Signalled when the queue gets something to do, or is closed. The log's thread waits for it.
@@ -64,6 +66,7 @@ impl Shared {
         let groups = writer.groups().map(|group| (group.id, Arc::clone(group))).collect();
         Arc::new(Self {
             disk,
+            lock: writer.lock(),
             groups: Mutex::new(groups),
             queue: Mutex::new(Queue {
                 submitted: VecDeque::new(),
@@ -79,6 +82,10 @@ impl Shared {
 
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    pub(super) fn lock(&self) -> Weak<DiskLock> {
+        Weak::clone(&self.lock)
     }
 
     pub(super) fn describe(&self) -> String {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use quorate_engine::{GroupId, LogId, planted};
 
@@ -19,6 +19,7 @@ use super::format::{
 };
 use super::recovery::{ReplayedGroup, repair, replay};
 use super::segment::{self, LOCK_NAME, Location, Segment, failed};
+use super::snapshots::SnapshotFiles;
 use crate::log::{LogOp, Recovered, StorageError, WriteBatch, WriteDone};
 use crate::state::{LogState, Spans};
 
@@ -36,13 +37,15 @@ pub(super) struct Group {
     pub(super) id: GroupId,
     /// What is durable, for readers. Locked for moments, never over a call of the disk.
     spans: Mutex<Spans<Location>>,
+    pub(super) snapshots: Arc<SnapshotFiles>,
     /// Whether a handle has recovered this group and may write to it.
     pub(super) claimed: AtomicBool,
 }
 
 impl Group {
     pub(super) fn new(id: GroupId, spans: Spans<Location>) -> Arc<Self> {
-        Arc::new(Self { id, spans: Mutex::new(spans), claimed: AtomicBool::new(false) })
+        let (snapshots, claimed) = (Arc::default(), AtomicBool::new(false));
+        Arc::new(Self { id, spans: Mutex::new(spans), snapshots, claimed })
     }
 
     pub(super) fn spans(&self) -> MutexGuard<'_, Spans<Location>> {
@@ -99,8 +102,8 @@ pub(super) struct Writer {
     /// Offsets of the bodies in `buffer`, one per change.
     bodies: Vec<usize>,
     pub(super) stats: WalStats,
-    /// Held while the log is open.
-    lock: Option<DiskLock>,
+    /// Held while the log is open, and by whoever changes something else in the directory.
+    lock: Option<Arc<DiskLock>>,
 }
 
 impl Writer {
@@ -155,8 +158,12 @@ impl Writer {
             buffer: Vec::new(),
             bodies: Vec::new(),
             stats: WalStats::default(),
-            lock: Some(lock),
+            lock: Some(Arc::new(lock)),
         })
+    }
+
+    pub(super) fn lock(&self) -> Weak<DiskLock> {
+        self.lock.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
     /// The groups that the log holds.
