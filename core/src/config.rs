@@ -94,6 +94,7 @@ impl Config {
             election_timeout_max: self.election_timeout_max,
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
             keep_entries: self.keep_entries,
+            priority: 0,
             seed,
         }
     }

@@ -349,7 +349,9 @@ impl Node {
             Err(Decline::NotLeader { leader: Some(leader) }) if self.config.forward_writes => {
                 self.forward(leader, writes);
             }
-            Err(Decline::NotLeader { leader: None }) if self.config.forward_writes => {
+            Err(Decline::NotLeader { leader: None } | Decline::Transferring)
+                if self.config.forward_writes =>
+            {
                 self.books.parked.extend(writes);
             }
             Err(decline) => {
@@ -713,6 +715,11 @@ impl Node {
                     self.place(now, parked);
                 }
             }
+            Output::TransferEnded { .. } => {
+                let parked = std::mem::take(&mut self.books.parked);
+                self.place(now, parked);
+            }
+            Output::Changing { .. } | Output::Removed { .. } => {}
             Output::Noticed { peer, what } => self.notice(peer, &what.to_string()),
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
         }
@@ -902,6 +909,11 @@ fn declined(decline: Decline) -> WriteError {
     match decline {
         Decline::NotLeader { leader } => WriteError::NotLeader { leader },
         Decline::Overloaded => WriteError::Overloaded,
-        Decline::AlreadyInitialized => unreachable!("no answer to a write"),
+        Decline::Transferring => WriteError::NotLeader { leader: None },
+        Decline::AlreadyInitialized
+        | Decline::ChangeInProgress
+        | Decline::ConfigurationChanged
+        | Decline::NotCaughtUp { .. }
+        | Decline::Unusable(_) => unreachable!("no answer to a write"),
     }
 }

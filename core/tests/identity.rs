@@ -167,8 +167,8 @@ fn nonsense(cluster: u64) -> Vec<Message> {
         })
     };
     let protocol = vec![
-        Raft::RequestVote(RequestVote { pre: true, term: max, last: id }),
-        Raft::RequestVote(RequestVote { pre: false, term: max, last: id }),
+        Raft::RequestVote(RequestVote { pre: true, term: max, last: id, transfer: false }),
+        Raft::RequestVote(RequestVote { pre: false, term: max, last: id, transfer: false }),
         Raft::RequestVoteAnswer(RequestVoteAnswer { pre: true, term: max, granted: true }),
         Raft::RequestVoteAnswer(RequestVoteAnswer { pre: false, term: max, granted: true }),
         Raft::Heartbeat(Heartbeat {
@@ -185,6 +185,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
             accepted: max,
             matched: max,
             promised: Duration::MAX,
+            priority: 0,
         }),
         append(max, id, vec![]),
         append(max, LogId::ZERO, vec![block.clone()]),

@@ -23,6 +23,9 @@ pub struct Config {
     /// How many entries before the newest snapshot stay in the log, for followers that are a little
     /// behind.
     pub keep_entries: u64,
+    /// A leader hands over to a voter with a higher number that has caught up, at most once in ten
+    /// election timeouts. Equal everywhere, as by default, it does nothing.
+    pub priority: u32,
     /// Seeds the random election timeouts and the read contexts; another number each start.
     pub seed: u64,
 }
@@ -44,6 +47,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(1000),
             max_uncommitted_bytes: 64 << 20,
             keep_entries: 10_000,
+            priority: 0,
             seed: id,
         }
     }

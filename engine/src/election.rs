@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::EntryBlock;
 use crate::engine::{Engine, FIRST, PLAUSIBLE};
-use crate::io::{Fatal, Outputs};
+use crate::io::{Decline, Fatal, Output, Outputs};
+use crate::membership::Membership;
 use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAnswer};
 use crate::planted;
 use crate::quorum::{is_quorum, meets_quorums_twice};
@@ -24,8 +25,10 @@ pub(crate) enum Role {
     },
     /// Has `granted` votes in this term, each with the incarnation that gave it; its own is among
     /// them once it is durable, and nobody is asked before.
+    /// `transfer` if the last leader told it to stand.
     Candidate {
         granted: BTreeMap<NodeId, u64>,
+        transfer: bool,
     },
     Leader(Leader),
 }
@@ -91,16 +94,62 @@ impl Engine {
         }
     }
 
+    /// Whether this node stands for election: a voter that is no witness and does not know that it
+    /// was removed.
+    ///
+    /// Also one that the newest configuration leaves out, as long as that is not known to be
+    /// committed: perhaps nobody else has it, and nobody who lacks it can have this node's vote
+    /// (thesis §4.2.2, Figure 4.6). It does not count its own vote then, and hands over once it has
+    /// committed.
+    pub(crate) fn may_campaign(&self) -> bool {
+        let me = self.config.id;
+        let told = self.removed.is_some();
+        let named = |m: &Membership| m.may_lead(me);
+        let left_out = || {
+            let (at, before) = self.voters_changed_at()?;
+            Some(at.index > self.log.committed() && named(before?))
+        };
+        !told && (self.log.membership().is_some_and(named) || left_out() == Some(true))
+    }
+
+    /// An operator tells this node to campaign.
+    pub(crate) fn on_campaign(&mut self, now: Instant, out: &mut Outputs) {
+        if matches!(self.role, Role::Leader(_)) {
+            out.push(Output::Declined(Decline::Unusable("this node leads already")));
+        } else if !self.may_campaign() {
+            out.push(Output::Declined(Decline::Unusable("this node may not lead")));
+        } else {
+            self.campaign_soon(now, out);
+        }
+    }
+
+    /// An operator says that the leader is gone.
+    pub(crate) fn on_forget_leader(&mut self, now: Instant, out: &mut Outputs) {
+        if matches!(self.role, Role::Leader(_)) {
+            out.push(Output::Declined(Decline::Unusable("this node is the leader")));
+            return;
+        }
+        self.leader = None;
+        if self.may_campaign() {
+            self.campaign_soon(now, out);
+        }
+    }
+
+    /// Campaigns as soon as the own promise allows. If the leader is heard before, the promise is
+    /// made anew and the election timeout with it.
+    fn campaign_soon(&mut self, now: Instant, out: &mut Outputs) {
+        if now >= self.promised_until {
+            self.campaign(now, out);
+        } else {
+            self.election_at = self.promised_until;
+        }
+    }
+
     /// Asks whether an election could be won (thesis §9.6); at once a candidate if nobody is to be
     /// asked.
     pub(crate) fn campaign(&mut self, now: Instant, out: &mut Outputs) {
         self.reset_election(now);
-        // What this node would say as a leader could not become durable.
-        if self.log_hangs(now, self.config.election_timeout_min) {
-            return;
-        }
-        if self.hard.term >= PLAUSIBLE {
-            self.stop(Fatal::TermsExhausted { term: self.hard.term }, out);
+        if !self.is_fit(now, out) {
             return;
         }
         self.leader = None;
@@ -115,6 +164,19 @@ impl Engine {
             out.send(to, self.vote_request(true));
         }
         self.count_votes(now, out);
+    }
+
+    /// Whether this node could lead a next term at all.
+    pub(crate) fn is_fit(&mut self, now: Instant, out: &mut Outputs) -> bool {
+        // What this node would say as a leader could not become durable.
+        if self.log_hangs(now, self.config.election_timeout_min) {
+            return false;
+        }
+        if self.hard.term >= PLAUSIBLE {
+            self.stop(Fatal::TermsExhausted { term: self.hard.term }, out);
+            return false;
+        }
+        true
     }
 
     /// Offers the first configuration to a voter that may have none yet, once in each campaign.
@@ -152,18 +214,21 @@ impl Engine {
 
     fn vote_request(&self, pre: bool) -> Message {
         let term = self.hard.term + u64::from(pre);
-        Message::RequestVote(RequestVote { pre, term, last: self.log.last() })
+        let transfer = matches!(self.role, Role::Candidate { transfer: true, .. });
+        Message::RequestVote(RequestVote { pre, term, last: self.log.last(), transfer })
     }
 
-    /// Stands for election in the next term; the requests wait until the own vote is durable.
-    fn stand(&mut self, now: Instant) {
+    /// Stands for election in the next term, by itself or because the leader hands over; the
+    /// requests wait until the own vote is durable.
+    pub(crate) fn stand(&mut self, now: Instant, transfer: bool) {
         self.set_hard_state(HardState {
             term: self.hard.term + 1,
             voted_for: Some(self.config.id),
         });
         self.votes.grant = None;
         self.following.begin_term(&self.log);
-        self.role = Role::Candidate { granted: BTreeMap::new() };
+        self.leader = None;
+        self.role = Role::Candidate { granted: BTreeMap::new(), transfer };
         self.reset_election(now);
     }
 
@@ -172,7 +237,7 @@ impl Engine {
         if !self.hard_state_is_durable() {
             return;
         }
-        let Role::Candidate { granted } = &mut self.role else { return };
+        let Role::Candidate { granted, .. } = &mut self.role else { return };
         if granted.insert(self.config.id, self.config.incarnation).is_some() {
             return;
         }
@@ -187,17 +252,17 @@ impl Engine {
             Role::PreCandidate { granted, introduced } => {
                 let (granted, introduced) = (std::mem::take(granted), std::mem::take(introduced));
                 if self.would_win(|id| granted.contains(&id)) {
-                    self.stand(now);
+                    self.stand(now, false);
                 } else {
                     self.role = Role::PreCandidate { granted, introduced };
                 }
             }
-            Role::Candidate { granted } => {
-                let granted = std::mem::take(granted);
+            Role::Candidate { granted, transfer } => {
+                let (granted, transfer) = (std::mem::take(granted), *transfer);
                 if self.would_win(|id| granted.contains_key(&id)) {
                     self.lead(now, granted, out);
                 } else {
-                    self.role = Role::Candidate { granted };
+                    self.role = Role::Candidate { granted, transfer };
                 }
             }
             _ => {}
@@ -236,7 +301,17 @@ impl Engine {
     /// Whether a higher term in `message` is left alone: only in a vote request that a promise
     /// forbids to grant (thesis §6.4.1, leader stickiness).
     pub(crate) fn keeps_its_promise(&self, now: Instant, message: &Message) -> bool {
-        matches!(message, Message::RequestVote(_)) && self.is_sticky(now)
+        matches!(message, Message::RequestVote(m) if self.refuses_unheard(now, m))
+    }
+
+    /// Whether a promise forbids to hear this request.
+    ///
+    /// One that the leader itself has asked for is heard: a promise is made to a leader for its
+    /// lease, and this leader has given its lease up, for the rest of its term, before it told the
+    /// candidate to stand. Of promises to earlier leaders nothing depends any more: this one was
+    /// elected by a majority for whom they had run out.
+    fn refuses_unheard(&self, now: Instant, m: &RequestVote) -> bool {
+        self.is_sticky(now) && (m.pre || !m.transfer)
     }
 
     pub(crate) fn on_request_vote(
@@ -250,7 +325,7 @@ impl Engine {
         // that knows of no configuration has no say in anything.
         let up_to_date = m.last >= self.log.last() || planted::on("no-up-to-date-check");
         let member = self.log.membership().is_some() || planted::on("wiped-disk-votes");
-        let may = !self.is_sticky(now) && member && up_to_date;
+        let may = !self.refuses_unheard(now, m) && member && up_to_date;
         let granted = if m.pre {
             may && m.term > self.hard.term
         } else {
@@ -295,7 +370,7 @@ impl Engine {
             Role::PreCandidate { granted, .. } if m.pre && m.term == self.hard.term + 1 => {
                 granted.insert(from);
             }
-            Role::Candidate { granted } if !m.pre && m.term == self.hard.term => {
+            Role::Candidate { granted, .. } if !m.pre && m.term == self.hard.term => {
                 granted.entry(from).or_insert(incarnation);
             }
             _ => return,
@@ -314,6 +389,7 @@ impl Engine {
     ) -> std::time::Duration {
         self.become_follower(now, self.hard.term, Some(leader), out);
         self.introduced.clear();
+        self.removed = None;
         self.reset_election(now);
         let promise = asked.min(self.config.election_timeout_min);
         self.promised_until = self.promised_until.max(now + promise);

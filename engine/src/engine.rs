@@ -1,8 +1,9 @@
 //! The engine: its state, its one door, and what every message has to pass.
 //!
 //! The chapters of the protocol are in files of their own, each an `impl Engine`: `election`,
-//! `replication` (both ends of it), `snapshot`, `reads`. What they share is here: the term rule, the writes that
-//! are under way, and the report of what changed.
+//! `replication` (both ends of it), `snapshot`, `reads`, `changes` of membership, `transfer` of the
+//! leadership. What they share is here: the term rule, the writes that are under way, and the report of
+//! what changed.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -56,6 +57,10 @@ pub struct Engine {
     pub(crate) introduced: BTreeSet<NodeId>,
     /// Who gave this node its first configuration, in this life: node and incarnation.
     introduced_by: Option<(NodeId, u64)>,
+    /// The committed configuration that does not name this node, as far as it was told.
+    pub(crate) removed: Option<LogId>,
+    /// When this node may next hand over to a voter of higher priority.
+    pub(crate) prefers_others_at: Instant,
     stopped: bool,
 }
 
@@ -143,6 +148,8 @@ impl Engine {
             reported_configuration: LogId::ZERO,
             introduced: BTreeSet::new(),
             introduced_by: None,
+            removed: None,
+            prefers_others_at: now,
             stopped: false,
             log,
             config,
@@ -180,6 +187,10 @@ impl Engine {
                 self.on_receive(now, from, incarnation, message, out);
             }
             Input::Propose { batch } => self.on_propose(batch, out),
+            Input::ChangeMembership { to, expected } => self.on_change(now, to, expected, out),
+            Input::Transfer { to, deadline } => self.on_transfer(now, to, deadline, out),
+            Input::Campaign => self.on_campaign(now, out),
+            Input::ForgetLeader => self.on_forget_leader(now, out),
             Input::Initialize { membership } => self.on_initialize(now, &membership, out),
             Input::Read { token, deadline } => self.on_read(now, token, deadline, out),
             Input::Persisted { seq } => self.on_persisted(now, seq, out),
@@ -195,6 +206,8 @@ impl Engine {
                 self.on_snapshot_received(from, session, last, configuration, out);
             }
         }
+        self.go_on_with_changes(now, out);
+        self.go_on_with_transfer(out);
         self.finish(mark, now, out);
     }
 
@@ -207,12 +220,11 @@ impl Engine {
         let role = match &self.role {
             Role::Leader(leader) => {
                 let heartbeat = (!leader.progress.is_empty()).then_some(leader.heartbeat_at);
-                earliest(
-                    heartbeat,
-                    self.writes.oldest().map(|at| at + self.config.election_timeout_max),
-                )
+                let hung = self.writes.oldest().map(|at| at + self.config.election_timeout_max);
+                let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+                earliest(earliest(heartbeat, hung), transfer)
             }
-            _ => self.is_voter().then_some(self.election_at),
+            _ => self.may_campaign().then_some(self.election_at),
         };
         earliest(role, self.reads_deadline())
     }
@@ -275,6 +287,7 @@ impl Engine {
     /// Why not.
     pub fn can_propose(&self) -> Result<(), Decline> {
         match &self.role {
+            Role::Leader(leader) if leader.transfer.is_some() => Err(Decline::Transferring),
             Role::Leader(leader)
                 if leader.uncommitted_bytes >= self.config.max_uncommitted_bytes =>
             {
@@ -307,7 +320,7 @@ impl Engine {
         match &self.role {
             Role::Leader(_) => self.lead_on(now, out),
             _ => {
-                if self.is_voter() && now >= self.election_at {
+                if self.may_campaign() && now >= self.election_at {
                     self.campaign(now, out);
                 }
                 self.ask_again(now, out);
@@ -346,7 +359,10 @@ impl Engine {
                 self.become_follower(now, term, None, out);
             }
         }
-        self.tie([(from, incarnation)], out);
+        if self.is_of_today(from, &message) {
+            self.tie([(from, incarnation)], out);
+        }
+        self.tell_if_removed(from, &message, out);
         match message {
             Message::RequestVote(m) => self.on_request_vote(now, from, &m, out),
             Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, incarnation, &m, out),
@@ -362,6 +378,8 @@ impl Engine {
                 self.on_introduce(now, from, incarnation, &m.configuration, out)
             }
             Message::Introduced(_) => self.on_introduced(now, from, out),
+            Message::TimeoutNow(m) => self.on_timeout_now(now, from, &m, out),
+            Message::Removed(m) => self.on_removed(now, m.at, out),
             Message::Stranger(_) => unreachable!("handled above"),
         }
     }
@@ -382,6 +400,8 @@ impl Engine {
             Message::InstallSnapshotAnswer(m) => [m.term, 0, 0, 0],
             Message::ReadIndex(m) => [m.term, 0, 0, 0],
             Message::ReadIndexAnswer(m) => [m.term, m.index.unwrap_or(0), 0, 0],
+            Message::TimeoutNow(m) => [m.term, 0, 0, 0],
+            Message::Removed(m) => [m.at.term, m.at.index, 0, 0],
             Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => [0; 4],
         };
         if numbers.iter().any(|n| *n > PLAUSIBLE) {
@@ -421,7 +441,7 @@ impl Engine {
         }
         self.introduced = BTreeSet::from([self.config.id]);
         self.stage(EntryBlock::configuration(FIRST, membership));
-        if self.is_voter() {
+        if self.may_campaign() {
             self.campaign(now, out);
         }
     }
@@ -524,6 +544,7 @@ impl Engine {
         self.announce_candidacy(now, out);
         self.restore_when_durable(out);
         self.pay_debts(out);
+        self.aim_witnesses(out);
         self.advance_commit(now, out);
     }
 

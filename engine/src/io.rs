@@ -36,6 +36,33 @@ pub enum Input {
         /// The first configuration.
         membership: Membership,
     },
+    /// An operator wants another membership. Answered in the same step by [`Output::Changing`] or
+    /// [`Output::Declined`]; over when a configuration that is not joint is in force and committed.
+    ChangeMembership {
+        /// The membership at the end, not joint. Members that are known stay tied to the directories
+        /// they are known with, whatever it says.
+        to: Membership,
+        /// The entry of the configuration that the operator has seen: if another is in force, the
+        /// change is declined.
+        expected: Option<LogId>,
+    },
+    /// An operator wants another leader. Answered in the same step by [`Output::Declined`], or not
+    /// at all: then it ends with this node losing the leadership, or with
+    /// [`Output::TransferEnded`].
+    Transfer {
+        /// Whom; or the voter with the longest log among those that have answered lately.
+        to: Option<NodeId>,
+        /// When this node gives up and leads on.
+        deadline: Instant,
+    },
+    /// An operator wants this node to campaign: at once, or when its own promise to its leader has
+    /// run out. Others keep theirs, so it is in vain as long as the leader is heard: to replace a
+    /// living leader, transfer. Answered by [`Output::Declined`] where it can't be.
+    Campaign,
+    /// An operator says that the leader of this node is gone: it forgets it, and campaigns when its
+    /// promise has run out, before its election timeout. Answered by [`Output::Declined`] at a
+    /// leader.
+    ForgetLeader,
     /// A client wants a linearizable read. Answered by [`Output::ReadReady`] or
     /// [`Output::ReadFailed`] with the token.
     Read {
@@ -164,7 +191,23 @@ pub enum Output {
         /// How many there are.
         count: u32,
     },
-    /// The proposal, or initialization, was not taken and certainly did not happen.
+    /// The change of membership has begun.
+    Changing {
+        /// The first configuration entry of the change, joint if it changes voters.
+        id: LogId,
+    },
+    /// The target did not take over by the deadline: this node leads on.
+    TransferEnded {
+        /// The target.
+        to: NodeId,
+    },
+    /// This node is no member any more. It stops campaigning, until a leader speaks to it again.
+    Removed {
+        /// The committed configuration that does not name it.
+        at: LogId,
+    },
+    /// What was asked for (a proposal, an initialization, a change, a transfer, a campaign) was not
+    /// begun and certainly did not happen.
     Declined(Decline),
     /// A read may be served once everything through `index` is applied.
     ReadReady {
@@ -259,6 +302,20 @@ pub enum Decline {
     Overloaded,
     /// The group has a log already.
     AlreadyInitialized,
+    /// The leadership is being handed over; soon another node leads, or this one again.
+    Transferring,
+    /// Another change of membership has to end first, or the beginning of the leader's term, or a
+    /// transfer.
+    ChangeInProgress,
+    /// Another configuration than the expected one is in force.
+    ConfigurationChanged,
+    /// It is to become a voter and is no learner that has been heard and has caught up with the log.
+    NotCaughtUp {
+        /// Who.
+        id: NodeId,
+    },
+    /// It can't be done here, or never.
+    Unusable(&'static str),
 }
 
 /// The roles of Raft (paper §5.1), with the pre-candidate of thesis §9.6.
@@ -316,6 +373,14 @@ impl fmt::Display for Input {
             Input::Receive { from, message, .. } => write!(f, "receive {from}: {message}"),
             Input::Propose { batch } => write!(f, "propose {}", batch.len()),
             Input::Initialize { membership } => write!(f, "initialize {membership}"),
+            Input::ChangeMembership { to, expected: None } => write!(f, "change to {to}"),
+            Input::ChangeMembership { to, expected: Some(id) } => {
+                write!(f, "change from {id} to {to}")
+            }
+            Input::Transfer { to: Some(to), .. } => write!(f, "transfer to {to}"),
+            Input::Transfer { to: None, .. } => f.write_str("transfer"),
+            Input::Campaign => f.write_str("campaign"),
+            Input::ForgetLeader => f.write_str("forget the leader"),
             Input::Read { token, .. } => write!(f, "read {token}"),
             Input::Persisted { seq } => write!(f, "persisted #{seq}"),
             Input::Sent { to, session, through } => {
@@ -378,16 +443,10 @@ impl fmt::Display for Output {
             }
             Output::Restore { last } => write!(f, "restore {last}"),
             Output::Proposed { first, count } => write!(f, "proposed {count} at {first}"),
-            Output::Declined(Decline::NotLeader { leader: Some(id) }) => {
-                write!(f, "declined: not leader, {id} is")
-            }
-            Output::Declined(Decline::NotLeader { leader: None }) => {
-                f.write_str("declined: not leader")
-            }
-            Output::Declined(Decline::Overloaded) => f.write_str("declined: overloaded"),
-            Output::Declined(Decline::AlreadyInitialized) => {
-                f.write_str("declined: already initialized")
-            }
+            Output::Changing { id } => write!(f, "changing at {id}"),
+            Output::TransferEnded { to } => write!(f, "transfer to {to} ended"),
+            Output::Removed { at } => write!(f, "removed at {at}"),
+            Output::Declined(why) => write!(f, "declined: {why}"),
             Output::ReadReady { token, index } => write!(f, "read {token} ready at {index}"),
             Output::ReadFailed { token } => write!(f, "read {token} failed"),
             Output::Configured { id, membership: Some(m) } => write!(f, "configured {id} {m}"),
@@ -401,6 +460,22 @@ impl fmt::Display for Output {
             }
             Output::Noticed { peer, what } => write!(f, "notice {peer}: {what}"),
             Output::Fatal(fatal) => write!(f, "fatal: {fatal}"),
+        }
+    }
+}
+
+impl fmt::Display for Decline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Decline::NotLeader { leader: Some(id) } => write!(f, "not leader, {id} is"),
+            Decline::NotLeader { leader: None } => f.write_str("not leader"),
+            Decline::Overloaded => f.write_str("overloaded"),
+            Decline::AlreadyInitialized => f.write_str("already initialized"),
+            Decline::Transferring => f.write_str("transferring"),
+            Decline::ChangeInProgress => f.write_str("a change is in progress"),
+            Decline::ConfigurationChanged => f.write_str("the configuration has changed"),
+            Decline::NotCaughtUp { id } => write!(f, "{id} has not caught up"),
+            Decline::Unusable(why) => f.write_str(why),
         }
     }
 }

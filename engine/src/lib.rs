@@ -11,7 +11,7 @@
 //!
 //! # The protocol
 //!
-//! **A group** is a fixed set of nodes that agree on one growing log of entries. An entry is
+//! **A group** is a set of nodes that agree on one growing log of entries. An entry is
 //! *committed* once a majority has it durably and a leader of its own term has counted them; from
 //! then on no leader lacks it, and every node may apply it. The rest of this page is about how that
 //! comes to be, one chapter a file.
@@ -53,9 +53,16 @@
 //! *begun after* the read came has been answered by a majority, and not before its no-op is committed
 //! (thesis §6.4). A follower asks its leader for that index. Reads that wait share a round.
 //!
-//! **Membership** (`membership.rs`, `log.rs`). Configurations are entries, in force as soon as they are
-//! in the log and out again if they are overwritten; a joint one needs a majority of both its voter
-//! sets. `quorum.rs` is the only place that counts.
+//! **Membership** (`membership.rs`, `changes.rs`, `log.rs`). Configurations are entries, in force as soon
+//! as they are in the log and out again if they are overwritten; a joint one needs a majority of both
+//! its voter sets. A change of voters is always joint, one at a time, and begins when the leader has
+//! committed in its own term; whoever leads ends it. Voters to be are learners first, and catch up.
+//! Who is left out is told, and stops campaigning. `quorum.rs` is the only place that counts.
+//!
+//! **Handing over** (`transfer.rs`). A leader takes no more proposals, waits until another voter has the
+//! whole log, and tells it to stand for election at once; promises made to this leader do not stand in
+//! its way. A leader does so when it is asked to, when it is no voter any more, and when a voter of
+//! higher priority has caught up.
 //!
 //! **Identity.** A member is an id *and* the incarnation of its data directory. A node without any
 //! configuration grants no vote, so whoever founds a group [introduces](message::Introduce) its first
@@ -78,6 +85,7 @@
 //! `stream` are leaves.
 
 pub mod block;
+mod changes;
 mod config;
 mod election;
 mod engine;
@@ -91,6 +99,7 @@ mod reads;
 mod replication;
 mod snapshot;
 mod stream;
+mod transfer;
 mod types;
 
 pub use block::{Batch, BlockError, EntryBlock, EntryKind};

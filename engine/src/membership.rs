@@ -4,6 +4,9 @@
 //! every decision then needs a majority of both), and any number of learners, which receive the log
 //! and have no say. It is replicated as an entry of the log and used from the moment it is in the
 //! log, committed or not.
+//!
+//! A voter may be a *witness*: it votes and counts, and never leads. In each voter set witnesses are
+//! fewer than a majority, so that every quorum has a full replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,6 +23,15 @@ pub struct Member {
     /// The identity of the data directory it joined with, or 0 while no leader has heard from it.
     /// The same id with another incarnation is another node, with another disk, and is refused.
     pub incarnation: u64,
+    /// Whether it is a witness: it votes, but never campaigns and is never handed the leadership.
+    pub witness: bool,
+}
+
+impl Member {
+    /// A full replica at `address` that no leader has heard yet.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self { address: address.into(), incarnation: 0, witness: false }
+    }
 }
 
 /// One configuration of the group.
@@ -49,6 +61,14 @@ pub enum MembershipError {
     /// Id 0 means "nobody" on the wire.
     #[error("0 is not a node id")]
     ZeroId,
+    /// A quorum could be made of witnesses alone.
+    #[error(
+        "witnesses must be fewer than a majority of the voters, or a quorum may have no replica"
+    )]
+    TooManyWitnesses,
+    /// No member has this id.
+    #[error("node {0} is not a member")]
+    NotAMember(NodeId),
 }
 
 impl Membership {
@@ -59,10 +79,8 @@ impl Membership {
     pub fn of_voters<A: Into<String>>(
         voters: impl IntoIterator<Item = (NodeId, A)>,
     ) -> Result<Self, MembershipError> {
-        let members: BTreeMap<NodeId, Member> = voters
-            .into_iter()
-            .map(|(id, address)| (id, Member { address: address.into(), incarnation: 0 }))
-            .collect();
+        let members: BTreeMap<NodeId, Member> =
+            voters.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         Self::new(members.keys().copied().collect(), BTreeSet::new(), BTreeSet::new(), members)
     }
 
@@ -90,6 +108,12 @@ impl Membership {
         }
         if let Some(id) = learners.iter().find(|id| voters.contains(id)) {
             return Err(MembershipError::Inconsistent(*id));
+        }
+        for set in [&voters, &outgoing] {
+            let witnesses = set.iter().filter(|id| members[*id].witness).count();
+            if witnesses > set.len() / 2 {
+                return Err(MembershipError::TooManyWitnesses);
+            }
         }
         Ok(Self { voters, outgoing, learners, members })
     }
@@ -134,6 +158,147 @@ impl Membership {
         std::iter::once(&self.voters).chain((!self.outgoing.is_empty()).then_some(&self.outgoing))
     }
 
+    /// Whether `id` votes and may lead: a voter that is no witness.
+    pub fn may_lead(&self, id: NodeId) -> bool {
+        self.is_voter(id) && !self.members[&id].witness
+    }
+
+    /// The members that are witnesses, voters already or not.
+    pub fn witnesses(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|(_, m)| m.witness).map(|(id, _)| *id)
+    }
+
+    /// What this membership becomes when the change that is under way ends: without the outgoing
+    /// voters, but for those that stay as learners. The same if none is under way.
+    pub fn settled(&self) -> Self {
+        let mut next = self.clone();
+        next.outgoing.clear();
+        let stays = |id: &NodeId| self.voters.contains(id) || self.learners.contains(id);
+        next.members.retain(|id, _| stays(id));
+        next
+    }
+
+    /// The joint membership (paper §6) in which a change from this one to `to` begins: both voter
+    /// sets decide. What both know of a member is taken from `to`.
+    ///
+    /// # Panics
+    /// If one of them is joint.
+    pub fn joint_with(&self, to: &Membership) -> Self {
+        assert!(!self.is_joint() && !to.is_joint(), "one change at a time");
+        let mut members = to.members.clone();
+        for id in &self.voters {
+            members.entry(*id).or_insert_with(|| self.members[id].clone());
+        }
+        Self {
+            voters: to.voters.clone(),
+            outgoing: self.voters.clone(),
+            learners: to.learners.clone(),
+            members,
+        }
+    }
+
+    /// With `id` as a learner at `address`; a node that is a member already keeps its role, and its
+    /// address becomes this one.
+    ///
+    /// # Errors
+    /// [`MembershipError::ZeroId`].
+    pub fn with_learner(
+        mut self,
+        id: NodeId,
+        address: impl Into<String>,
+    ) -> Result<Self, MembershipError> {
+        if !self.members.contains_key(&id) {
+            self.learners.insert(id);
+        }
+        self.members.entry(id).or_default().address = address.into();
+        self.checked()
+    }
+
+    /// With `id` as a voter at `address`, whatever it was.
+    ///
+    /// # Errors
+    /// [`MembershipError::ZeroId`].
+    pub fn with_voter(
+        self,
+        id: NodeId,
+        address: impl Into<String>,
+    ) -> Result<Self, MembershipError> {
+        self.with_learner(id, address)?.promoted(id)
+    }
+
+    /// With another address for the member `id`.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotAMember`].
+    pub fn with_address(
+        mut self,
+        id: NodeId,
+        address: impl Into<String>,
+    ) -> Result<Self, MembershipError> {
+        let member = self.members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?;
+        member.address = address.into();
+        Ok(self)
+    }
+
+    /// With the member `id` as a witness, or as a learner that is going to be one.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotAMember`], [`MembershipError::TooManyWitnesses`].
+    pub fn with_witness(mut self, id: NodeId) -> Result<Self, MembershipError> {
+        self.members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?.witness = true;
+        self.checked()
+    }
+
+    /// With the learner `id` as a voter; a voter stays one.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotAMember`], [`MembershipError::TooManyWitnesses`].
+    pub fn promoted(mut self, id: NodeId) -> Result<Self, MembershipError> {
+        self.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
+        self.learners.remove(&id);
+        self.voters.insert(id);
+        self.checked()
+    }
+
+    /// With the voter `id` as a learner; a learner stays one.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotAMember`]; [`MembershipError::NoVoters`] for the last voter;
+    /// [`MembershipError::TooManyWitnesses`].
+    pub fn demoted(mut self, id: NodeId) -> Result<Self, MembershipError> {
+        self.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
+        self.voters.remove(&id);
+        self.learners.insert(id);
+        self.checked()
+    }
+
+    /// Without the member `id`.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotAMember`]; [`MembershipError::NoVoters`] for the last voter;
+    /// [`MembershipError::TooManyWitnesses`].
+    pub fn without(mut self, id: NodeId) -> Result<Self, MembershipError> {
+        self.members.remove(&id).ok_or(MembershipError::NotAMember(id))?;
+        for set in [&mut self.voters, &mut self.outgoing, &mut self.learners] {
+            set.remove(&id);
+        }
+        self.checked()
+    }
+
+    fn checked(self) -> Result<Self, MembershipError> {
+        Self::new(self.voters, self.outgoing, self.learners, self.members)
+    }
+
+    /// What is known of the members of `before` holds for those of them that are members of this
+    /// one: the directories they are tied to stay theirs.
+    pub(crate) fn keep_ties(&mut self, before: &Membership) {
+        for (id, member) in &mut self.members {
+            if let Some(known) = before.members.get(id) {
+                member.incarnation = known.incarnation;
+            }
+        }
+    }
+
     /// The same membership with the incarnation of `id` recorded.
     ///
     /// Changes no quorum, so it needs no joint phase.
@@ -158,6 +323,7 @@ impl Membership {
                     id: *id,
                     address: m.address.clone(),
                     incarnation: m.incarnation,
+                    witness: m.witness,
                 })
                 .collect(),
         }
@@ -176,7 +342,10 @@ impl Membership {
             wire.learners.into_iter().collect(),
             wire.members
                 .into_iter()
-                .map(|m| (m.id, Member { address: m.address, incarnation: m.incarnation }))
+                .map(|m| {
+                    let (address, incarnation, witness) = (m.address, m.incarnation, m.witness);
+                    (m.id, Member { address, incarnation, witness })
+                })
                 .collect(),
         )
     }
@@ -193,14 +362,16 @@ impl fmt::Display for Membership {
         if !self.learners.is_empty() {
             write!(f, " learners={}", list(&self.learners))?;
         }
-        let bound: Vec<String> = self
-            .members
-            .iter()
-            .filter(|(_, m)| m.incarnation != 0)
-            .map(|(id, _)| id.to_string())
-            .collect();
-        if !bound.is_empty() {
-            write!(f, " bound={}", bound.join(","))?;
+        let those = |which: fn(&Member) -> bool| {
+            let members = self.members.iter().filter(|(_, m)| which(m));
+            members.map(|(id, _)| *id).collect::<BTreeSet<_>>()
+        };
+        for (what, ids) in
+            [("witnesses", those(|m| m.witness)), ("bound", those(|m| m.incarnation != 0))]
+        {
+            if !ids.is_empty() {
+                write!(f, " {what}={}", list(&ids))?;
+            }
         }
         Ok(())
     }
@@ -227,6 +398,8 @@ struct WireMember {
     address: String,
     #[prost(fixed64, tag = "3")]
     incarnation: u64,
+    #[prost(bool, tag = "4")]
+    witness: bool,
 }
 
 #[cfg(test)]
@@ -235,9 +408,13 @@ mod tests {
 
     fn joint() -> Membership {
         let members = (1..=5)
-            .map(|id| (id, Member { address: format!("n{id}"), incarnation: id * 7 }))
+            .map(|id| (id, Member { incarnation: id * 7, witness: id == 3, ..of(id) }))
             .collect();
         Membership::new([1, 2, 3].into(), [3, 4].into(), [5].into(), members).unwrap()
+    }
+
+    fn of(id: NodeId) -> Member {
+        Member::at(format!("n{id}"))
     }
 
     #[test]
@@ -262,6 +439,41 @@ mod tests {
             Err(MembershipError::Inconsistent(1))
         );
         assert!(Membership::from_bytes(&[0xff; 9]).is_err());
+    }
+
+    /// A quorum without a full replica could elect nobody who has what it decided.
+    #[test]
+    fn every_quorum_has_a_full_replica() {
+        for n in 1..=7u64 {
+            for witnesses in 0..=n {
+                let members = (1..=n).map(|id| (id, Member { witness: id <= witnesses, ..of(id) }));
+                let m = Membership::new((1..=n).collect(), [].into(), [].into(), members.collect());
+                let alone = witnesses as usize >= crate::quorum::majority(n as usize);
+                assert_eq!(m.is_err(), alone, "{witnesses} of {n}");
+            }
+        }
+        let m = Membership::of_voters([(1, "a"), (2, "b"), (3, "c")]).unwrap();
+        let one = m.with_witness(3).unwrap();
+        assert_eq!((one.may_lead(3), one.is_voter(3), one.may_lead(2)), (false, true, true));
+        assert_eq!(one.clone().with_witness(2), Err(MembershipError::TooManyWitnesses));
+        assert_eq!(one.without(1).unwrap().without(2), Err(MembershipError::TooManyWitnesses));
+    }
+
+    #[test]
+    fn a_change_is_put_together_step_by_step() {
+        let old = Membership::of_voters([(1, "a"), (2, "b"), (3, "c")]).unwrap();
+        let new = old.clone().with_voter(4, "d").unwrap().demoted(1).unwrap().without(2).unwrap();
+        let new = new.with_learner(5, "e").unwrap().with_address(3, "f").unwrap();
+        assert_eq!((new.voters(), new.learners()), (&[3, 4].into(), &[1, 5].into()));
+        assert_eq!(new.clone().with_learner(3, "f").unwrap(), new, "a voter keeps its role");
+        let joint = old.joint_with(&new);
+        assert_eq!((joint.voters(), joint.outgoing()), (new.voters(), old.voters()));
+        assert_eq!(joint.member(2), Some(&Member::at("b")), "it votes until the change ends");
+        assert_eq!(Membership::from_bytes(&joint.to_bytes()).unwrap(), joint);
+        assert_eq!(joint.settled(), new);
+        assert_eq!(new.settled(), new);
+        assert_eq!(new.clone().without(9), Err(MembershipError::NotAMember(9)));
+        assert_eq!(new.without(3).unwrap().demoted(4), Err(MembershipError::NoVoters));
     }
 
     #[test]

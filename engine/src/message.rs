@@ -14,6 +14,8 @@
 //! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
 //! | [`Introduce`] | pre-candidate, to a voter that may be blank | nothing | [`Introduced`] |
 //! | [`Introduced`] | member that took the first configuration | that configuration | |
+//! | [`TimeoutNow`] | leader that hands over | nothing | |
+//! | [`Removed`] | any member, to a node that is none any more | nothing | |
 //! | [`Stranger`] | any member, to a node it does not know in this incarnation | nothing | |
 
 use std::fmt;
@@ -56,6 +58,10 @@ pub enum Message {
     Introduced(Introduced),
     /// See [`Stranger`].
     Stranger(Stranger),
+    /// See [`TimeoutNow`].
+    TimeoutNow(TimeoutNow),
+    /// See [`Removed`].
+    Removed(Removed),
 }
 
 /// A candidate asks for a vote (paper §5.2), or asks whether it would get one (thesis §9.6).
@@ -67,6 +73,9 @@ pub struct RequestVote {
     pub term: Term,
     /// The candidate's last entry, for the up-to-date rule (paper §5.4.1).
     pub last: LogId,
+    /// The leader of the term before has handed over to this candidate, so a promise made to it
+    /// does not stand in the way (thesis §4.2.3). Never in a pre-vote.
+    pub transfer: bool,
 }
 
 /// The answer to a [`RequestVote`].
@@ -112,6 +121,9 @@ pub struct HeartbeatAnswer {
     pub matched: Index,
     /// For how long the follower did promise to grant no vote.
     pub promised: Duration,
+    /// How much the follower is preferred as the leader; see
+    /// [`Config::priority`](crate::Config::priority).
+    pub priority: u32,
 }
 
 /// A leader replicates entries (paper §5.3). Built by the replication stream of the follower.
@@ -242,6 +254,22 @@ pub struct Stranger {
     pub refused: u64,
 }
 
+/// The leader hands over: the receiver is to campaign at once (thesis §3.10). Sent when the receiver
+/// has the whole log, and again with every heartbeat until it takes over or the leader gives up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term.
+    pub term: Term,
+}
+
+/// "You are no member any more." Believed by a node that knows of no configuration newer than that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The newest configuration that the sender knows to be committed; it does not name the
+    /// receiver.
+    pub at: LogId,
+}
+
 impl Message {
     /// The term the message speaks for; `None` where the term rule (paper §5.1) does not apply.
     ///
@@ -261,7 +289,11 @@ impl Message {
             Message::InstallSnapshotAnswer(m) => Some(m.term),
             Message::ReadIndex(m) => Some(m.term),
             Message::ReadIndexAnswer(m) => Some(m.term),
-            Message::Introduce(_) | Message::Introduced(_) | Message::Stranger(_) => None,
+            Message::TimeoutNow(m) => Some(m.term),
+            Message::Introduce(_)
+            | Message::Introduced(_)
+            | Message::Stranger(_)
+            | Message::Removed(_) => None,
         }
     }
 }
@@ -281,7 +313,8 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::RequestVote(m) => {
-                write!(f, "{} term={} last={}", pre(m.pre), m.term, m.last)
+                let transfer = if m.transfer { " transfer" } else { "" };
+                write!(f, "{} term={} last={}{transfer}", pre(m.pre), m.term, m.last)
             }
             Message::RequestVoteAnswer(m) => {
                 let verdict = if m.granted { "granted" } else { "refused" };
@@ -336,6 +369,8 @@ impl fmt::Display for Message {
             Message::Introduce(m) => write!(f, "Introduce [{}]", m.configuration),
             Message::Introduced(_) => f.write_str("Introduced"),
             Message::Stranger(m) => write!(f, "Stranger refused={}", m.refused),
+            Message::TimeoutNow(m) => write!(f, "TimeoutNow term={}", m.term),
+            Message::Removed(m) => write!(f, "Removed at={}", m.at),
         }
     }
 }

@@ -13,10 +13,12 @@ use crate::election::Role;
 use crate::engine::Engine;
 use crate::io::{Notice, Output, Outputs, Replicate};
 use crate::log::Log;
+use crate::membership::Member;
 use crate::message::{AppendEntries, AppendEntriesAnswer, Heartbeat, HeartbeatAnswer, Message};
 use crate::planted;
 use crate::quorum::reached_by_quorum;
 use crate::reads::LeaderReads;
+use crate::transfer::Transfer;
 use crate::types::{Index, Instant, LogId, NodeId};
 
 /// What a node has only while it leads.
@@ -27,14 +29,20 @@ pub(crate) struct Leader {
     /// The no-op that began the term. Nothing is known to be committed before it is.
     pub(crate) term_start: Index,
     sessions: u64,
-    /// The newest round of heartbeats, and when the recent ones were sent.
+    /// The newest round of heartbeats; and of the recent ones when they were sent and where the log
+    /// ended then.
     round: u64,
-    rounds: VecDeque<(u64, Instant)>,
+    rounds: VecDeque<(u64, Instant, Index)>,
     pub(crate) heartbeat_at: Instant,
     pub(crate) reads: LeaderReads,
     /// Last index and bytes of what was proposed and is not committed.
     uncommitted: VecDeque<(Index, u64)>,
     pub(crate) uncommitted_bytes: u64,
+    /// Members that configurations through this index have left out were told so.
+    pub(crate) told_through: Index,
+    pub(crate) transfer: Option<Transfer>,
+    /// Somebody was told in this term to stand in this leader's place.
+    pub(crate) gave_lease_up: bool,
 }
 
 /// One follower, as its leader knows it.
@@ -59,6 +67,13 @@ pub(crate) struct Progress {
     /// certain that the follower had not turned to another leader before it.
     pub(crate) acked_round: u64,
     pub(crate) heard_at: Instant,
+    /// How much it is preferred as the leader, as it said last.
+    pub(crate) priority: u32,
+    /// Gets nothing that is not durable here: it can't lead, so it must not be left alone with the
+    /// newest entries, to which every candidate would have to be compared.
+    witness: bool,
+    /// The first session, if it was added in this term.
+    added_with: Option<u64>,
 }
 
 /// How far a session has come.
@@ -114,23 +129,9 @@ impl Engine {
         let membership = self.log.membership().expect("a leader has a configuration");
         let progress = membership
             .members()
-            .keys()
-            .filter(|id| **id != me)
-            .map(|id| {
-                let progress = Progress {
-                    matched: 0,
-                    accepted: 0,
-                    session: 0,
-                    after,
-                    stage: Stage::Probe,
-                    sent: after.index,
-                    lost: false,
-                    moved_at: now,
-                    acked_round: 0,
-                    heard_at: now,
-                };
-                (*id, progress)
-            })
+            .iter()
+            .filter(|(id, _)| **id != me)
+            .map(|(id, member)| (*id, Progress::new(now, after, member)))
             .collect::<BTreeMap<_, _>>();
         let followers: Vec<NodeId> = progress.keys().copied().collect();
         self.leader = Some(me);
@@ -145,6 +146,9 @@ impl Engine {
             reads: LeaderReads::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
+            told_through: self.log.committed(),
+            transfer: None,
+            gave_lease_up: false,
         });
         if !planted::on("no-no-op") {
             self.stage(EntryBlock::noop(noop));
@@ -160,13 +164,18 @@ impl Engine {
     /// What a leader leaves behind: no stream goes on, its readers ask the next leader.
     pub(crate) fn stop_leading(&mut self, was: Leader, out: &mut Outputs) {
         for (to, p) in &was.progress {
-            if p.is_sent_a_snapshot() {
-                out.push(self.send_snapshot(*to, 0));
-            } else {
-                out.push(self.stop_stream(*to, p.matched));
-            }
+            self.stop_sending(*to, p, out);
         }
         self.reads.take_over(was.reads);
+    }
+
+    /// Ends what is being sent to a member, entries or a snapshot.
+    pub(crate) fn stop_sending(&self, to: NodeId, p: &Progress, out: &mut Outputs) {
+        if p.is_sent_a_snapshot() {
+            out.push(self.send_snapshot(to, 0));
+        } else {
+            out.push(self.stop_stream(to, p.matched));
+        }
     }
 
     fn stop_stream(&self, to: NodeId, matched: Index) -> Output {
@@ -198,7 +207,7 @@ impl Engine {
         out.push(Output::Proposed { first, count });
     }
 
-    fn append_as_leader(&mut self, block: EntryBlock, out: &mut Outputs) {
+    pub(crate) fn append_as_leader(&mut self, block: EntryBlock, out: &mut Outputs) {
         let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders append") };
         let bytes = block.bytes().len() as u64;
         leader.uncommitted.push_back((block.last().index, bytes));
@@ -215,6 +224,7 @@ impl Engine {
             self.step_down(now, out);
             return;
         }
+        self.expire_transfer(now, out);
         let Role::Leader(leader) = &mut self.role else { return };
         if now < leader.heartbeat_at || leader.progress.is_empty() {
             return;
@@ -227,6 +237,8 @@ impl Engine {
             return;
         }
         self.broadcast(now, out);
+        self.tell_again();
+        self.prefer_others(now);
     }
 
     /// The send time of the newest round that a quorum has answered.
@@ -244,14 +256,14 @@ impl Engine {
 
     /// A round of heartbeats. Returns its number.
     pub(crate) fn broadcast(&mut self, now: Instant, out: &mut Outputs) -> u64 {
-        let (term, commit) = (self.hard.term, self.log.committed());
+        let (term, commit, last) = (self.hard.term, self.log.committed(), self.log.last().index);
         let promise = self.config.election_timeout_min;
         let keep = self.config.election_timeout_max * 2;
         let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders broadcast") };
         leader.round += 1;
         let round = leader.round;
-        leader.rounds.push_back((round, now));
-        while leader.rounds.front().is_some_and(|(_, sent)| now.since(*sent) > keep) {
+        leader.rounds.push_back((round, now, last));
+        while leader.rounds.front().is_some_and(|(_, sent, _)| now.since(*sent) > keep) {
             leader.rounds.pop_front();
         }
         for (to, p) in &leader.progress {
@@ -260,6 +272,21 @@ impl Engine {
         }
         self.attach_reads(round);
         round
+    }
+
+    /// Begins with a member that was added in this term.
+    pub(crate) fn begin_with(
+        &mut self,
+        now: Instant,
+        id: NodeId,
+        member: &Member,
+        after: LogId,
+        out: &mut Outputs,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { unreachable!("only leaders replicate") };
+        let added_with = Some(leader.sessions + 1);
+        leader.progress.insert(id, Progress { added_with, ..Progress::new(now, after, member) });
+        self.begin_session(now, id, after, out);
     }
 
     /// Begins anew with a follower, behind `after`.
@@ -304,17 +331,26 @@ impl Engine {
         if p.is_sent_a_snapshot() {
             return;
         }
+        let through = if p.witness { self.log.persisted() } else { self.log.last().index };
         out.push(Output::Replicate(Replicate {
             to: id,
             term: self.hard.term,
             session: p.session,
             after: p.after,
-            through: self.log.last().index,
+            through,
             matched: p.matched,
             commit: self.log.committed(),
             pipeline: p.stage == Stage::Replicate,
             promise: self.config.election_timeout_min,
         }));
+    }
+
+    /// More is durable here, which is what witnesses wait for.
+    pub(crate) fn aim_witnesses(&self, out: &mut Outputs) {
+        let Role::Leader(leader) = &self.role else { return };
+        for (id, _) in leader.progress.iter().filter(|(_, p)| p.witness) {
+            self.aim(*id, out);
+        }
     }
 
     fn aim_all(&self, out: &mut Outputs) {
@@ -367,6 +403,7 @@ impl Engine {
             // That it follows is true of the term, whatever became of the session meanwhile.
             p.acked_round = m.round;
             p.heard_at = sent_at;
+            p.priority = m.priority;
         }
         if same_session {
             self.on_matched(now, from, m.matched, out);
@@ -534,6 +571,22 @@ impl Engine {
         }
     }
 
+    /// Whether `message` was sent by what its sender is today: a member that was added in this term
+    /// may have been one before, with another disk, so only answers to the session it was added with
+    /// speak for it.
+    pub(crate) fn is_of_today(&self, from: NodeId, message: &Message) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let Some(p) = leader.progress.get(&from) else { return false };
+        let session = match message {
+            Message::HeartbeatAnswer(m) => m.session,
+            Message::AppendEntriesAnswer(m) => m.session,
+            Message::InstallSnapshotAnswer(m) => m.have.session,
+            _ => 0,
+        };
+        let since = p.added_with.is_none_or(|first| session >= first);
+        since && message.term() == Some(self.hard.term)
+    }
+
     /// The progress of a follower whose answer belongs to this term and to its present session.
     pub(crate) fn progress_of(
         &mut self,
@@ -549,6 +602,30 @@ impl Engine {
 }
 
 impl Progress {
+    /// A member of which nothing is known yet; its log may agree with this one through `after`.
+    fn new(now: Instant, after: LogId, member: &Member) -> Self {
+        Self {
+            matched: 0,
+            accepted: 0,
+            session: 0,
+            after,
+            stage: Stage::Probe,
+            sent: after.index,
+            lost: false,
+            moved_at: now,
+            acked_round: 0,
+            heard_at: now,
+            priority: 0,
+            witness: member.witness,
+            added_with: None,
+        }
+    }
+
+    /// Whether it has answered a round that was sent within `lately`.
+    pub(crate) fn was_heard(&self, now: Instant, lately: std::time::Duration) -> bool {
+        self.acked_round > 0 && now.since(self.heard_at) <= lately
+    }
+
     /// Whether something was sent that the follower has not been heard to have.
     fn is_waiting(&self) -> bool {
         self.stage == Stage::Probe || self.sent > self.accepted
@@ -561,9 +638,15 @@ impl Progress {
 
 impl Leader {
     fn sent_at(&self, round: u64) -> Option<Instant> {
-        let (oldest, _) = self.rounds.front()?;
+        let (oldest, _, _) = self.rounds.front()?;
         let at = usize::try_from(round.checked_sub(*oldest)?).ok()?;
-        self.rounds.get(at).map(|(_, sent)| *sent)
+        self.rounds.get(at).map(|(_, sent, _)| *sent)
+    }
+
+    /// Where the log ended `ago`, or where the term began if that is not so long ago.
+    pub(crate) fn log_was_at(&self, now: Instant, ago: std::time::Duration) -> Index {
+        let younger = self.rounds.partition_point(|(_, sent, _)| now.since(*sent) >= ago);
+        self.rounds.get(younger.saturating_sub(1)).map_or(self.term_start, |(_, _, last)| *last)
     }
 }
 
@@ -589,6 +672,7 @@ impl Engine {
             accepted: 0,
             matched: 0,
             promised: std::time::Duration::ZERO,
+            priority: self.config.priority,
         };
         if m.term == self.hard.term {
             if !self.may_follow(from, out) {

@@ -47,7 +47,7 @@ fn heartbeat(term: Term, session: u64, round: u64, commit: u64) -> Message {
 }
 
 fn vote_request(term: Term, last: LogId) -> Message {
-    Message::RequestVote(RequestVote { pre: false, term, last })
+    Message::RequestVote(RequestVote { pre: false, term, last, transfer: false })
 }
 
 fn votes_on_wire(c: &Cluster, voter: NodeId, to: NodeId) -> usize {
@@ -261,7 +261,7 @@ fn a_wiped_disk_does_not_help_elect_a_leader_that_lacks_what_it_lost() {
 fn a_blank_node_grants_no_vote() {
     let mut c = Cluster::new(3);
     c.inject(2, 1, vote_request(1, LogId::new(7, 70)));
-    let pre = RequestVote { pre: true, term: 2, last: LogId::new(7, 70) };
+    let pre = RequestVote { pre: true, term: 2, last: LogId::new(7, 70), transfer: false };
     c.inject(2, 1, Message::RequestVote(pre));
     let yes = |m: &&&Message| matches!(m, Message::RequestVoteAnswer(a) if a.granted);
     assert_eq!(c.on_wire(1, 2).iter().filter(yes).count(), 0);
@@ -380,6 +380,7 @@ fn a_higher_term_deposes_on_every_path() {
             accepted: 0,
             matched: 0,
             promised,
+            priority: 0,
         }),
         Message::AppendEntriesAnswer(AppendEntriesAnswer {
             term: 9,
@@ -471,7 +472,7 @@ fn a_stale_voter_with_a_higher_term_is_no_deadlock() {
 /// A member that does not know of its own promotion refuses its vote, and nobody can lead.
 #[test]
 fn a_learner_votes_when_it_is_asked() {
-    let members = (1..=3).map(|id| (id, Member { address: format!("n{id}"), incarnation: 0 }));
+    let members = (1..=3).map(|id| (id, Member::at(format!("n{id}"))));
     let two = Membership::new([1, 2].into(), [].into(), [3].into(), members.collect()).unwrap();
     let mut c = Cluster::new(3);
     c.add(Config::new(3), Image::of_terms(hard(1), &two, &[0, 1]));
@@ -551,7 +552,12 @@ fn a_start_counts_as_a_promise_just_made() {
     let mut c = Cluster::led_by_1(3);
     c.crash(2);
     c.restart(2);
-    let pre = Message::RequestVote(RequestVote { pre: true, term: 2, last: LogId::new(1, 9) });
+    let pre = Message::RequestVote(RequestVote {
+        pre: true,
+        term: 2,
+        last: LogId::new(1, 9),
+        transfer: false,
+    });
     for request in [vote_request(2, LogId::new(1, 9)), pre] {
         c.inject(3, 2, request);
     }
@@ -576,7 +582,12 @@ fn absurd_numbers_of_peers_are_dropped() {
     for (term, n, id) in [(max, 1, LogId::new(1, 1)), (1, max, top), (max, max, top), (2, max, top)]
     {
         for pre in [true, false] {
-            messages.push(Message::RequestVote(RequestVote { pre, term, last: id }));
+            messages.push(Message::RequestVote(RequestVote {
+                pre,
+                term,
+                last: id,
+                transfer: false,
+            }));
             for granted in [true, false] {
                 let answer = RequestVoteAnswer { pre, term, granted };
                 messages.push(Message::RequestVoteAnswer(answer));
@@ -596,6 +607,7 @@ fn absurd_numbers_of_peers_are_dropped() {
             accepted: n,
             matched: n,
             promised: far,
+            priority: 0,
         }));
         for blocks in [vec![], vec![EntryBlock::noop(id)]] {
             messages.push(append(term, n, id, blocks.clone(), n));

@@ -28,7 +28,7 @@ fn with_logs(logs: &[(Term, &[Term])]) -> Cluster {
 }
 
 fn request(term: Term, last: LogId) -> Message {
-    Message::RequestVote(RequestVote { pre: false, term, last })
+    Message::RequestVote(RequestVote { pre: false, term, last, transfer: false })
 }
 
 fn heartbeat(term: Term) -> Message {
@@ -337,7 +337,7 @@ fn s5_4_1_the_log_must_be_at_least_as_up_to_date() {
         (LogId::ZERO, false),
     ] {
         let mut c = with_logs(&[(3, &[0, 1, 3, 3]), (3, &[0]), (3, &[0])]);
-        let pre = RequestVote { pre: true, term: 5, last };
+        let pre = RequestVote { pre: true, term: 5, last, transfer: false };
         c.inject(2, 1, Message::RequestVote(pre));
         let answer = RequestVoteAnswer {
             pre: true,
@@ -529,7 +529,12 @@ fn t4_2_3_who_has_a_leader_grants_no_vote() {
 #[test]
 fn t9_6_a_pre_vote_binds_nobody() {
     let mut c = with_logs(&[(1, &[0, 1]), (1, &[0, 1]), (1, &[0, 1])]);
-    let pre = Message::RequestVote(RequestVote { pre: true, term: 2, last: LogId::new(1, 2) });
+    let pre = Message::RequestVote(RequestVote {
+        pre: true,
+        term: 2,
+        last: LogId::new(1, 2),
+        transfer: false,
+    });
     for candidate in [2, 3] {
         c.inject(candidate, 1, pre.clone());
         let yes =

@@ -57,8 +57,8 @@ fn block() -> impl Strategy<Value = EntryBlock> {
 fn raft_message() -> impl Strategy<Value = Raft> {
     let n = any::<u64>;
     prop_oneof![
-        (any::<bool>(), n(), log_id()).prop_map(|(pre, term, last)| {
-            Raft::RequestVote(raft::RequestVote { pre, term, last })
+        (any::<bool>(), n(), log_id(), any::<bool>()).prop_map(|(pre, term, last, transfer)| {
+            Raft::RequestVote(raft::RequestVote { pre, term, last, transfer })
         }),
         (any::<bool>(), n(), any::<bool>()).prop_map(|(pre, term, granted)| {
             Raft::RequestVoteAnswer(raft::RequestVoteAnswer { pre, term, granted })
@@ -66,8 +66,8 @@ fn raft_message() -> impl Strategy<Value = Raft> {
         (n(), n(), n(), n(), span()).prop_map(|(term, session, round, commit, promise)| {
             Raft::Heartbeat(raft::Heartbeat { term, session, round, commit, promise })
         }),
-        (n(), n(), n(), n(), n(), span()).prop_map(
-            |(term, session, round, accepted, matched, promised)| {
+        (n(), n(), n(), n(), n(), span(), any::<u32>()).prop_map(
+            |(term, session, round, accepted, matched, promised, priority)| {
                 Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
                     term,
                     session,
@@ -75,6 +75,7 @@ fn raft_message() -> impl Strategy<Value = Raft> {
                     accepted,
                     matched,
                     promised,
+                    priority,
                 })
             }
         ),
@@ -128,6 +129,8 @@ fn raft_message() -> impl Strategy<Value = Raft> {
         block().prop_map(|configuration| Raft::Introduce(raft::Introduce { configuration })),
         Just(Raft::Introduced(raft::Introduced {})),
         n().prop_map(|refused| Raft::Stranger(raft::Stranger { refused })),
+        n().prop_map(|term| Raft::TimeoutNow(raft::TimeoutNow { term })),
+        log_id().prop_map(|at| Raft::Removed(raft::Removed { at })),
     ]
 }
 
@@ -245,6 +248,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 pre: true,
                 term: 7,
                 last: LogId::new(6, 42),
+                transfer: false,
             })),
             "514501002300000009a5c100000000000010051801200229a41c00000000000082010808\
              0110071806202a",
@@ -279,6 +283,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 accepted: 43,
                 matched: 42,
                 promised: Duration::from_millis(400),
+                priority: 0,
             })),
             "514501002c00000009a5c100000000000010051801200229a41c0000000000009a011108\
              07100318f403202b282a308088debe01",
@@ -359,6 +364,41 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
              ad0b000000000000",
         ),
         (
+            "RequestVote after TimeoutNow",
+            raft(Raft::RequestVote(raft::RequestVote {
+                pre: false,
+                term: 8,
+                last: LogId::new(7, 42),
+                transfer: true,
+            })),
+            "514501002300000009a5c100000000000010051801200229a41c00000000000082010810\
+             081807202a2801",
+        ),
+        (
+            "HeartbeatAnswer with a priority",
+            raft(Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
+                term: 7,
+                session: 3,
+                round: 500,
+                accepted: 43,
+                matched: 42,
+                promised: Duration::from_millis(400),
+                priority: 300,
+            })),
+            "514501002f00000009a5c100000000000010051801200229a41c0000000000009a011408\
+             07100318f403202b282a308088debe0138ac02",
+        ),
+        (
+            "TimeoutNow",
+            raft(Raft::TimeoutNow(raft::TimeoutNow { term: 7 })),
+            "514501001d00000009a5c100000000000010051801200229a41c000000000000ea01020807",
+        ),
+        (
+            "Removed",
+            raft(Raft::Removed(raft::Removed { at: LogId::new(7, 42) })),
+            "514501001f00000009a5c100000000000010051801200229a41c000000000000f201040807102a",
+        ),
+        (
             "Introduce",
             raft(Raft::Introduce(raft::Introduce { configuration })),
             "514501001b00000009a5c100000000000010051801200229a41c000000000000ca010051\
@@ -401,7 +441,7 @@ fn every_message_of_the_engine_has_a_wire_form() {
         assert!(samples.iter().any(|(name, ..)| *name == kind), "{kind} has no sample");
         count += 1;
     }
-    assert!(count >= 11, "the enum was not found as a whole");
+    assert!(count >= 13, "the enum was not found as a whole");
 }
 
 fn addressed(message: Message) -> Envelope {

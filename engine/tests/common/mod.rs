@@ -147,6 +147,10 @@ pub struct Node {
     pub holds: bool,
     pub notices: Vec<(NodeId, Notice)>,
     pub declined: Vec<Decline>,
+    /// Changes of membership that began.
+    pub changing: Vec<LogId>,
+    /// Transfers that came to nothing.
+    pub transfers_ended: Vec<NodeId>,
     /// Reads by token: the read index, or nothing if they failed.
     pub reads: BTreeMap<u64, Option<Index>>,
     pub fatal: Option<String>,
@@ -230,6 +234,23 @@ impl Cluster {
         cluster
     }
 
+    /// Nodes with empty disks that are no members.
+    pub fn spare(&mut self, ids: &[NodeId]) {
+        ids.iter().for_each(|id| self.add(Config::new(*id), Image::default()));
+    }
+
+    /// Nodes with empty disks that become learners and catch up.
+    pub fn with_learners(mut self, leader: NodeId, ids: &[NodeId]) -> Self {
+        self.spare(ids);
+        for id in ids {
+            let to = self.configured(leader).with_learner(*id, format!("n{id}")).unwrap();
+            self.change(leader, to);
+            self.run(1_000);
+            assert!(self.engine(leader).is_caught_up(self.now, *id), "node {id}");
+        }
+        self
+    }
+
     /// A node that finds `disk` when it starts.
     pub fn add(&mut self, config: Config, disk: Image) {
         let id = config.id;
@@ -242,6 +263,8 @@ impl Cluster {
             holds: false,
             notices: Vec::new(),
             declined: Vec::new(),
+            changing: Vec::new(),
+            transfers_ended: Vec::new(),
             reads: BTreeMap::new(),
             fatal: None,
             streams: BTreeMap::new(),
@@ -284,6 +307,11 @@ impl Cluster {
         self.engine(id).term()
     }
 
+    /// The configuration in force at a node.
+    pub fn configured(&self, id: NodeId) -> Membership {
+        self.engine(id).configuration().expect("it has one").1.clone()
+    }
+
     pub fn committed(&self, id: NodeId) -> Index {
         self.engine(id).log().committed()
     }
@@ -321,6 +349,17 @@ impl Cluster {
             batch.push(format!("command {}", self.commands).as_bytes());
         }
         self.step(id, Input::Propose { batch });
+    }
+
+    /// An operator wants another membership.
+    pub fn change(&mut self, id: NodeId, to: Membership) {
+        self.step(id, Input::ChangeMembership { to, expected: None });
+    }
+
+    /// An operator wants another leader, within a second.
+    pub fn transfer(&mut self, id: NodeId, to: Option<NodeId>) {
+        let deadline = self.now + Duration::from_secs(1);
+        self.step(id, Input::Transfer { to, deadline });
     }
 
     /// A read that gives up after ten seconds.
@@ -426,7 +465,12 @@ impl Cluster {
             }
             Output::Noticed { peer, what } => self.node_mut(id).notices.push((peer, what)),
             Output::Fatal(fatal) => self.node_mut(id).fatal = Some(fatal.to_string()),
-            Output::Proposed { .. } | Output::Configured { .. } | Output::Changed { .. } => {}
+            Output::Changing { id: entry } => self.node_mut(id).changing.push(entry),
+            Output::TransferEnded { to } => self.node_mut(id).transfers_ended.push(to),
+            Output::Proposed { .. }
+            | Output::Configured { .. }
+            | Output::Removed { .. }
+            | Output::Changed { .. } => {}
         }
     }
 

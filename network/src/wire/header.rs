@@ -18,6 +18,8 @@
 //! | 26 | Introduced |
 //! | 27 | InstallSnapshot |
 //! | 28 | InstallSnapshotAnswer |
+//! | 29 | TimeoutNow |
+//! | 30 | Removed |
 //! | 32 | Forward |
 //! | 33 | Forwarded |
 //!
@@ -49,7 +51,10 @@ pub(super) struct Header {
     to: u64,
     #[prost(fixed64, tag = "5")]
     incarnation: u64,
-    #[prost(oneof = "Kind", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 32, 33")]
+    #[prost(
+        oneof = "Kind",
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33"
+    )]
     kind: Option<Kind>,
 }
 
@@ -83,6 +88,10 @@ enum Kind {
     InstallSnapshot(InstallSnapshot),
     #[prost(message, tag = "28")]
     InstallSnapshotAnswer(InstallSnapshotAnswer),
+    #[prost(message, tag = "29")]
+    TimeoutNow(TimeoutNow),
+    #[prost(message, tag = "30")]
+    Removed(Position),
     #[prost(message, tag = "32")]
     Forward(ForwardHeader),
     #[prost(message, tag = "33")]
@@ -99,6 +108,8 @@ struct RequestVote {
     last_term: u64,
     #[prost(uint64, tag = "4")]
     last_index: u64,
+    #[prost(bool, tag = "5")]
+    transfer: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,6 +150,8 @@ struct HeartbeatAnswer {
     matched: u64,
     #[prost(uint64, tag = "6")]
     promised_nanos: u64,
+    #[prost(uint32, tag = "7")]
+    priority: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -244,6 +257,12 @@ struct ReadIndexAnswer {
 struct Stranger {
     #[prost(fixed64, tag = "1")]
     refused: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TimeoutNow {
+    #[prost(uint64, tag = "1")]
+    term: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -372,6 +391,7 @@ fn of_raft(message: &Raft) -> Kind {
             term: m.term,
             last_term: m.last.term,
             last_index: m.last.index,
+            transfer: m.transfer,
         }),
         Raft::RequestVoteAnswer(m) => Kind::RequestVoteAnswer(RequestVoteAnswer {
             pre: m.pre,
@@ -392,6 +412,7 @@ fn of_raft(message: &Raft) -> Kind {
             accepted: m.accepted,
             matched: m.matched,
             promised_nanos: nanos(m.promised),
+            priority: m.priority,
         }),
         Raft::AppendEntries(m) => Kind::AppendEntries(AppendEntries {
             term: m.term,
@@ -437,6 +458,8 @@ fn of_raft(message: &Raft) -> Kind {
         Raft::Stranger(m) => Kind::Stranger(Stranger { refused: m.refused }),
         Raft::Introduce(_) => Kind::Introduce(()),
         Raft::Introduced(raft::Introduced {}) => Kind::Introduced(()),
+        Raft::TimeoutNow(m) => Kind::TimeoutNow(TimeoutNow { term: m.term }),
+        Raft::Removed(m) => Kind::Removed(Position { term: m.at.term, index: m.at.index }),
         // The engine's enum is open to later releases; within one release every kind is above.
         other => unreachable!("{other} has no wire form"),
     }
@@ -448,6 +471,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             pre: m.pre,
             term: m.term,
             last: LogId::new(m.last_term, m.last_index),
+            transfer: m.transfer,
         }),
         Kind::RequestVoteAnswer(m) => Raft::RequestVoteAnswer(raft::RequestVoteAnswer {
             pre: m.pre,
@@ -468,6 +492,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             accepted: m.accepted,
             matched: m.matched,
             promised: duration(m.promised_nanos),
+            priority: m.priority,
         }),
         Kind::AppendEntries(m) => Raft::AppendEntries(raft::AppendEntries {
             term: m.term,
@@ -510,6 +535,8 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             context: m.context,
             index: m.index,
         }),
+        Kind::TimeoutNow(m) => Raft::TimeoutNow(raft::TimeoutNow { term: m.term }),
+        Kind::Removed(m) => Raft::Removed(raft::Removed { at: LogId::new(m.term, m.index) }),
         Kind::Stranger(m) => Raft::Stranger(raft::Stranger { refused: m.refused }),
         Kind::Introduce(()) => {
             Raft::Introduce(raft::Introduce { configuration: payloads.block()? })

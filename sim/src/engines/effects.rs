@@ -102,7 +102,10 @@ impl World {
                 self.tell(&Fact::ReadServed { token, index });
             }
             Output::ReadFailed { token } => self.clients.read_answered(token, false),
-            Output::Configured { .. } => {}
+            Output::Configured { .. }
+            | Output::Changing { .. }
+            | Output::TransferEnded { .. }
+            | Output::Removed { .. } => {}
             Output::Changed { role, term, .. } => {
                 self.note(id, format_args!("is {role} in term {term}"));
             }

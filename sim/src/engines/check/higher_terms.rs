@@ -114,8 +114,12 @@ mod tests {
         let (term, promise) = (engine.term(), engine.config().election_timeout_min);
         let heartbeat =
             Message::Heartbeat(Heartbeat { term, session: 1, round: 1, commit: 0, promise });
-        let request =
-            Message::RequestVote(RequestVote { pre: false, term: term + 1, last: LogId::ZERO });
+        let request = Message::RequestVote(RequestVote {
+            pre: false,
+            term: term + 1,
+            last: LogId::ZERO,
+            transfer: false,
+        });
         let mut check = HigherTerms::default();
         let mut ignored = |node, from, message, world: &World| {
             let received = check.on(&Fact::Received { node, from, message }, world.nodes());

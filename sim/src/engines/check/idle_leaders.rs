@@ -142,6 +142,7 @@ mod tests {
                     accepted: 0,
                     matched: 0,
                     promised: config.election_timeout_min,
+                    priority: 0,
                 });
                 let sent = |node, to, message| Fact::Sent { node, to, message };
                 let arrives = Fact::Received { node: leader, from: follower, message: &answer };
