@@ -173,7 +173,10 @@ impl World {
         }
         let incarnation = self.nodes.get(from).incarnation;
         let sent = self.time;
-        let deliver = |message| Event::Deliver { to, from, incarnation, sent, message };
+        let deliver = |message| {
+            let message = Box::new(message);
+            Event::Deliver { to, from, incarnation, sent, message }
+        };
         match self.network.carry(sent, from, to) {
             [Some(at), again] => {
                 if let Some(again) = again {

@@ -19,7 +19,7 @@ pub(crate) enum Event {
         /// World time at which it was sent.
         sent: u64,
         /// The message.
-        message: Message,
+        message: Box<Message>,
     },
     /// A timer rings; only the newest of a node counts.
     Wake {

@@ -334,7 +334,7 @@ impl World {
             Event::Deliver { to, from, incarnation, sent, message } => {
                 self.record(sent, from, to, Fate::Arrived(self.time), &message);
                 self.tell(&Fact::Received { node: to, from, message: &message });
-                self.input(to, Input::Receive { from, incarnation, message });
+                self.input(to, Input::Receive { from, incarnation, message: *message });
             }
             Event::Wake { node, number } => {
                 if self.nodes.get(node).wake.is_some_and(|(_, newest)| newest == number) {
