@@ -422,7 +422,8 @@ impl Engine {
         let before = std::mem::replace(&mut p.accepted, accepted);
         if p.is_sent_a_snapshot() {
             // Up to where the log begins, wherever it has it from, or not: it is asked again.
-            if accepted >= self.log.compacted().index || p.lost {
+            let over = accepted >= self.log.compacted().index || p.lost;
+            if over && !planted::on("snapshot-state-for-ever") {
                 let after = self.log.id_at(accepted.max(p.matched));
                 self.begin_session(now, id, after, out);
             }
@@ -496,6 +497,7 @@ impl Engine {
                     self.aim(from, out);
                 }
                 Stage::Replicate => {}
+                Stage::Snapshot { .. } if planted::on("snapshot-state-for-ever") => {}
                 Stage::Snapshot { .. } if m.matched >= compacted => {
                     // Installed, or it had it: the entries behind it come next.
                     self.begin_session(now, from, self.log.id_at(m.matched), out);

@@ -27,9 +27,12 @@ impl Engine {
         if last.index <= self.log.snapshot().index {
             return;
         }
+        let early = planted::on("compacted-before-snapshot-durable");
+        let last = if early { self.log.id_at(self.log.applied()) } else { last };
         self.log.cover(last);
         let kept = last.index.saturating_sub(self.config.keep_entries);
-        let through = kept.min(self.sent_snapshots());
+        let ignored = planted::on("compaction-ignores-transfers");
+        let through = if ignored { kept } else { kept.min(self.sent_snapshots()) };
         if through > self.log.compacted().index {
             self.log.compact(through);
             self.stage_compaction();
@@ -130,7 +133,9 @@ impl Engine {
             self.log.commit(last.index);
             self.apply_committed(out);
         } else if behind || planted::on("older-snapshot-installed") {
-            self.reset_log(last, configuration);
+            let own = self.log.configurations().last().cloned();
+            let own = own.filter(|_| planted::on("snapshot-without-membership"));
+            self.reset_log(last, own.unwrap_or(configuration));
         }
         if self.leader == Some(from) {
             self.owe_acknowledgement(from, session);
@@ -149,7 +154,7 @@ impl Engine {
 
     /// Has what is committed applied, but never before what the log begins with is restored.
     pub(crate) fn apply_committed(&self, out: &mut Outputs) {
-        if self.restore_after.is_none() {
+        if self.restore_after.is_none() || planted::on("applied-before-restored") {
             out.push(Output::Apply { through: self.log.committed() });
         }
     }

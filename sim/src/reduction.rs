@@ -56,11 +56,13 @@ pub enum Trouble {
     Window,
     /// Two nodes are told to begin the group.
     Beginnings,
+    /// Snapshots are built and logs compacted.
+    Snapshots,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Trouble; 10] = [
+    pub const ALL: [Trouble; 11] = [
         Trouble::Drop,
         Trouble::Duplicate,
         Trouble::Delay,
@@ -71,6 +73,7 @@ impl Trouble {
         Trouble::Sync,
         Trouble::Window,
         Trouble::Beginnings,
+        Trouble::Snapshots,
     ];
 
     /// Its name on the command line.
@@ -86,6 +89,7 @@ impl Trouble {
             Trouble::Sync => "sync",
             Trouble::Window => "window",
             Trouble::Beginnings => "beginnings",
+            Trouble::Snapshots => "snapshots",
         }
     }
 
@@ -101,7 +105,8 @@ impl Trouble {
             | Trouble::Skew
             | Trouble::Sync
             | Trouble::Window
-            | Trouble::Beginnings => return None,
+            | Trouble::Beginnings
+            | Trouble::Snapshots => return None,
         })
     }
 
@@ -120,7 +125,8 @@ impl Trouble {
             | Trouble::Skew
             | Trouble::Sync
             | Trouble::Window
-            | Trouble::Beginnings => {}
+            | Trouble::Beginnings
+            | Trouble::Snapshots => {}
         }
     }
 }

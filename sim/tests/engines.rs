@@ -38,6 +38,8 @@ fn fixed_seeds_keep_every_promise() {
         total["faults"] > 2_000 && total["forgetful"] > 20 && total["refused"] > 5,
         "{total:?}"
     );
+    let snapshots = ["built", "sent", "installed"].map(|what| total[&*format!("snapshots_{what}")]);
+    assert!(snapshots[0] > 5_000 && snapshots[1] > 300 && snapshots[2] > 300, "{total:?}");
     // Of these hundreds none; one in thousands is all there is.
     assert_eq!(total["excused"], 0, "{total:?}");
 }
@@ -133,7 +135,8 @@ fn planted_bugs_are_caught() {
 }
 
 /// What only a bug in the engine itself breaks: `sim/mutants` plants those.
-const IN_THE_ENGINE: [&str; 4] = [
+const IN_THE_ENGINE: [&str; 5] = [
+    "a log begins behind a durable snapshot",
     "a term begins with a candidate",
     "a higher term is followed",
     "no vote inside a promise",

@@ -59,6 +59,7 @@ const PROMISES: &str = "no vote inside a promise";
 const IDLE: &str = "who can't lead steps down";
 const ACCUSED: &str = "no correct peer is accused";
 const RECOVERS: &str = "the cluster recovers";
+const BEGINS: &str = "a log begins behind a durable snapshot";
 
 const fn protocol(
     name: &'static str,
@@ -124,7 +125,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 50] = [
+pub(crate) static BUGS: [Bug; 57] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -342,6 +343,43 @@ pub(crate) static BUGS: [Bug; 50] = [
     ),
     protocol("conflicts-never-end", "the conflict is never reached", 100, &[RECOVERS]),
     protocol("losses-not-noticed", "a peer stays in probe", 100, &[RECOVERS]),
+    protocol("snapshot-state-for-ever", "a peer stays in probe", 100, &[RECOVERS]),
+    protocol(
+        "compaction-ignores-transfers",
+        "a large snapshot: timeout, memory, endless retries",
+        200,
+        &[BEGINS],
+    ),
+    protocol(
+        "older-snapshot-installed",
+        "an older snapshot over newer state; install races apply",
+        100,
+        &[BEGINS, POSITIONS, ASSERTION],
+    ),
+    protocol(
+        "applied-before-restored",
+        "an older snapshot over newer state; install races apply",
+        200,
+        &[MACHINES],
+    ),
+    protocol(
+        "reset-without-need",
+        "the log keeps a suffix that conflicts with the snapshot",
+        600,
+        &[BEGINS, COMMIT],
+    ),
+    protocol(
+        "snapshot-without-membership",
+        "a snapshot without membership, or with a wrong one",
+        200,
+        &[BEGINS],
+    ),
+    protocol(
+        "compacted-before-snapshot-durable",
+        "a gap between snapshot and log after a restart",
+        100,
+        &[BEGINS],
+    ),
     protocol(
         "no-no-op",
         "a new leader serves reads before it has committed in its term",

@@ -157,10 +157,14 @@ impl Plan {
 mod tests {
     use super::*;
 
+    fn around_engines(trouble: &Trouble) -> bool {
+        matches!(trouble, Trouble::Beginnings | Trouble::Snapshots)
+    }
+
     #[test]
     fn a_reduced_plan_has_what_is_left() {
         let troubles: Vec<Trouble> =
-            Trouble::ALL.into_iter().filter(|trouble| *trouble != Trouble::Beginnings).collect();
+            Trouble::ALL.into_iter().filter(|trouble| !around_engines(trouble)).collect();
         let seed = (0..).find(|seed| {
             let outline = Plan::from_seed(*seed).outline();
             outline.nodes == 5 && outline.faults > 4 && outline.troubles == troubles

@@ -49,6 +49,11 @@ impl Clients {
         self.reads.retain(|_, at| *at != node);
     }
 
+    /// A node has restored a snapshot: it does not learn what became of what it proposed before.
+    pub(crate) fn skip(&mut self, node: NodeId, through: Index) {
+        self.pending.retain(|(at, index), _| *at != node || *index > through);
+    }
+
     pub(crate) fn declined(&mut self) {
         self.proposing.clear();
     }

@@ -5,10 +5,12 @@
 //! queued when it began, as group commit does. Time is the world's business.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use quorate_engine::{NodeId, Persist, Term};
 
 use crate::engines::image::Image;
+use crate::engines::snapshot::Snapshot;
 
 /// One node's disk.
 #[derive(Debug)]
@@ -68,6 +70,19 @@ impl Disk {
     /// The running sync is done: its writes are durable. Returns the last of them.
     pub(crate) fn end_sync(&mut self) -> Option<u64> {
         self.keep(self.syncing)
+    }
+
+    /// A complete snapshot is durable. It takes the place of an older one.
+    pub(crate) fn keep_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        if snapshot.last().index > self.durable.snapshot.last().index {
+            self.durable.snapshot = snapshot;
+        }
+    }
+
+    /// What a node starts from: the reset of the log that a crash has left undone is done.
+    pub(crate) fn recover(&mut self) -> &Image {
+        self.durable.log = self.durable.recovered().clone();
+        &self.durable
     }
 
     /// The power goes: of what was not synced, the first `keep` of a thousand writes are there

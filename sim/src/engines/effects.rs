@@ -75,24 +75,31 @@ impl World {
                     self.schedule(0, Event::FalselyPersisted { node: id, life, seq });
                 }
                 let node = self.nodes.get_mut(id);
-                node.log.write(&write);
+                node.log.write(&write, &node.disk.durable().snapshot);
                 node.disk.submit(write);
                 self.sync(id);
             }
             Output::Send { to, message } => self.send(id, to, message),
             Output::Replicate(target) => self.aim(id, target),
-            Output::SendSnapshot { .. }
-            | Output::SnapshotAnswered { .. }
-            | Output::StoreSnapshot { .. }
-            | Output::Restore { .. } => unreachable!("nothing is compacted in this world"),
+            Output::SendSnapshot { to, term, session } => {
+                self.send_snapshot(id, to, term, session);
+            }
+            Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(id, from, have),
+            Output::StoreSnapshot { from, chunk } => self.store_part(id, from, chunk),
+            Output::Restore { .. } => {
+                let node = self.nodes.get_mut(id);
+                node.to_restore = Some(node.disk.durable().snapshot.clone());
+                self.apply_later(id);
+            }
             Output::Apply { through } => {
                 let node = self.nodes.get_mut(id);
                 node.apply_target = through;
-                if !std::mem::replace(&mut node.applying, true) {
-                    let life = node.life;
-                    let delay = self.rng.between(1_000, 3_000_000);
-                    self.schedule(delay, Event::Apply { node: id, life });
+                if node.is_behind_its_log() && node.to_restore.is_none() {
+                    let what =
+                        format!("node {id} is to apply through {through}, and to restore nothing");
+                    self.fail("State Machine Safety", what);
                 }
+                self.apply_later(id);
             }
             Output::Proposed { first, count } => self.on_proposed(id, first, count),
             Output::Declined(_) => self.clients.declined(),
@@ -139,9 +146,7 @@ impl World {
         if !node.disk.begin_sync() {
             return;
         }
-        let (slow_until, times) = node.slow;
-        let factor = if self.time < slow_until { times } else { 1 };
-        let takes = self.rng.between(low, high) * 1_000 * factor;
+        let takes = self.rng.between(low, high) * 1_000 * node.slowness(self.time);
         let at = (self.time + takes).max(node.hung_until);
         let life = node.life;
         self.schedule(at - self.time, Event::SyncDone { node: id, life });
@@ -166,7 +171,7 @@ impl World {
 
     // ---- messages ----
 
-    fn send(&mut self, from: NodeId, to: NodeId, mut message: Message) {
+    pub(crate) fn send(&mut self, from: NodeId, to: NodeId, mut message: Message) {
         self.tell(&Fact::Sent { node: from, to, message: &message });
         if self.sabotage.is_some() {
             self.alter(&mut message);
@@ -236,6 +241,11 @@ impl World {
         node.pumping.insert(to, false);
         let Some(stream) = node.streams.get_mut(&to) else { return };
         let Some(want) = stream.want() else { return };
+        if want.after.index < node.log.compacted().index {
+            let session = stream.session();
+            self.input(id, Input::Lost { to, session });
+            return;
+        }
         // Another leader may have replaced the entries meanwhile; a new target will come.
         let Some(blocks) = node.log.read(want.after, want.through, want.max_bytes) else { return };
         if blocks.is_empty() && want.through > want.after.index {
@@ -250,27 +260,57 @@ impl World {
         self.pump_later(id, to);
     }
 
+    fn apply_later(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(id);
+        if !std::mem::replace(&mut node.applying, true) {
+            let life = node.life;
+            let delay = self.rng.between(1_000, 3_000_000);
+            self.schedule(delay, Event::Apply { node: id, life });
+        }
+    }
+
     pub(crate) fn apply(&mut self, id: NodeId) {
         let early = self.sabotage == Some(Sabotage::AppliedEarly);
-        let node = self.nodes.get_mut(id);
-        node.applying = false;
-        let through = node.apply_target;
-        let until = if early { node.log.last().index } else { through };
+        self.nodes.get_mut(id).applying = false;
+        self.restore(id);
+        let node = self.nodes.get(id);
+        let until = match early {
+            // The log was reset meanwhile: what it begins with comes next.
+            _ if node.is_behind_its_log() => node.applied,
+            true => node.log.last().index,
+            false => node.apply_target,
+        };
         for index in node.applied + 1..=until {
             self.apply_one(id, index);
         }
+        let node = self.nodes.get(id);
+        let through = if early { node.apply_target } else { node.applied };
+        self.build_if_due(id);
         self.input(id, Input::Applied { through });
     }
 
+    /// The state machine takes over the snapshot that the log begins with, if it has yet to.
+    fn restore(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(id);
+        let Some(snapshot) = node.to_restore.take() else { return };
+        let last = snapshot.last();
+        node.applied = last.index;
+        node.state = snapshot.state();
+        self.statistics.snapshots_installed += 1;
+        self.clients.skip(id, last.index);
+        self.tell(&Fact::Restored { node: id, last });
+    }
+
     fn apply_one(&mut self, id: NodeId, index: Index) {
-        let log = &self.nodes.get(id).log;
-        let Some(block) = log.block_at(index) else {
+        let node = self.nodes.get_mut(id);
+        let Some(block) = node.log.block_at(index) else {
             self.fail("State Machine Safety", format!("node {id} has nothing at {index}"));
             return;
         };
         let (entry, kind) = (LogId::new(block.term(), index), block.kind());
         let payload = block.entries().nth((index - block.first()) as usize).unwrap_or_default();
-        self.nodes.get_mut(id).applied = index;
+        node.applied = index;
+        node.state = node.state.after(entry, &payload);
         self.tell(&Fact::Applied { node: id, id: entry, kind, payload: &payload });
         self.answer(id, entry);
     }

@@ -2,8 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
+use quorate_engine::message::SnapshotProgress;
 use quorate_engine::{Message, NodeId};
+
+use crate::engines::snapshot::Snapshot;
+use crate::engines::transfers::Source;
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -71,6 +76,39 @@ pub(crate) enum Event {
         /// Its life.
         life: u32,
     },
+    /// A node's snapshot is durable.
+    SnapshotDurable {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        life: u32,
+        /// The snapshot.
+        snapshot: Arc<Snapshot>,
+        /// Where it is from.
+        source: Source,
+    },
+    /// The task that sends a snapshot looks after it.
+    SendSnapshot {
+        /// The leader.
+        node: NodeId,
+        /// Its life.
+        life: u32,
+        /// The follower.
+        to: NodeId,
+        /// The session.
+        session: u64,
+    },
+    /// A part of a leader's snapshot was stored, or was not.
+    PartStored {
+        /// The follower.
+        node: NodeId,
+        /// Its life.
+        life: u32,
+        /// The leader.
+        from: NodeId,
+        /// What the leader is told.
+        stored: SnapshotProgress,
+    },
     /// A client wants something.
     Request,
     /// An operator begins the group at a node.
@@ -121,6 +159,9 @@ impl Event {
             | Event::FalselyPersisted { node, life, .. }
             | Event::Pump { node, life, .. }
             | Event::Lost { node, life, .. }
+            | Event::SnapshotDurable { node, life, .. }
+            | Event::SendSnapshot { node, life, .. }
+            | Event::PartStored { node, life, .. }
             | Event::Apply { node, life } => Some((*node, Some(*life))),
             Event::Request
             | Event::Fault { .. }

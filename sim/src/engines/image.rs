@@ -1,19 +1,30 @@
 //! A log with its entries, as it stands in memory or on a simulated disk.
 
+use std::sync::Arc;
+
 use quorate_engine::{
     EntryBlock, EntryKind, HardState, Index, LogId, Membership, Persist, Term, TermRun,
 };
 
-/// The entries of one log, from index 1, as contiguous blocks.
+use crate::engines::snapshot::Snapshot;
+
+/// The entries of one log, from index 1, as contiguous blocks. What was compacted stays here, so
+/// that checkers can look at whole logs; no node reads it any more.
 #[derive(Clone, Debug, Default)]
 pub struct LogImage {
     blocks: Vec<EntryBlock>,
+    compacted: LogId,
 }
 
 impl LogImage {
     /// The last entry.
     pub fn last(&self) -> LogId {
-        self.blocks.last().map_or(LogId::ZERO, EntryBlock::last)
+        self.blocks.last().map_or(self.compacted, EntryBlock::last)
+    }
+
+    /// The last entry that was compacted away.
+    pub fn compacted(&self) -> LogId {
+        self.compacted
     }
 
     /// The blocks, in order.
@@ -23,7 +34,7 @@ impl LogImage {
 
     fn position(&self, index: Index) -> Option<usize> {
         let at = self.blocks.partition_point(|block| block.last().index < index);
-        (index > 0 && at < self.blocks.len()).then_some(at)
+        self.blocks.get(at).is_some_and(|block| block.first() <= index).then_some(at)
     }
 
     /// The block that holds `index`.
@@ -60,18 +71,35 @@ impl LogImage {
         self.blocks.push(block);
     }
 
-    /// Carries out the log part of a write.
-    pub fn write(&mut self, write: &Persist) {
+    /// Carries out the log part of a write. A reset puts what `snapshot` holds in the log's place;
+    /// without the right one nothing is left of the log.
+    pub fn write(&mut self, write: &Persist, snapshot: &Snapshot) {
+        if let Some((to, _)) = write.reset {
+            *self = snapshot.log().compacted_through(to).unwrap_or_default();
+            self.compacted = to;
+        }
         if let Some(from) = write.overwrites {
             self.truncate(from);
         }
         write.blocks.iter().for_each(|block| self.append(block.clone()));
+        self.compacted = write.compact.unwrap_or(self.compacted);
+    }
+
+    /// The entries through `last`, all of them compacted; `None` if `last` is not in this log.
+    pub fn compacted_through(&self, last: LogId) -> Option<Self> {
+        if !self.contains(last) {
+            return None;
+        }
+        let mut log = self.clone();
+        log.truncate(last.index + 1);
+        log.compacted = last;
+        Some(log)
     }
 
     /// Entries directly behind `after` through `through`, about `max_bytes` of them and at least
     /// one; `None` if `after` is not in this log (any more).
     pub fn read(&self, after: LogId, through: Index, max_bytes: usize) -> Option<Vec<EntryBlock>> {
-        if !self.contains(after) {
+        if !self.contains(after) || after.index < self.compacted.index {
             return None;
         }
         let mut read = Vec::new();
@@ -91,21 +119,27 @@ impl LogImage {
         Some(read)
     }
 
-    /// Runs of terms, as a store recovers them.
+    /// Runs of terms behind what was compacted, as a store recovers them.
     pub fn runs(&self) -> Vec<TermRun> {
+        let first = self.compacted.index + 1;
         let mut runs: Vec<TermRun> = Vec::new();
-        for block in &self.blocks {
+        for block in self.blocks.iter().filter(|b| b.last().index >= first) {
             if runs.last().is_none_or(|run| run.term != block.term()) {
-                runs.push(TermRun { first: block.first(), term: block.term() });
+                runs.push(TermRun { first: block.first().max(first), term: block.term() });
             }
         }
         runs
     }
 
-    /// Every configuration with its entry, as a store recovers them.
+    /// The configuration in force where the log begins and every one behind it, each with its
+    /// entry, as a store recovers them.
     pub fn configurations(&self) -> Vec<(LogId, Membership)> {
         let blocks = self.blocks.iter().filter(|b| b.kind() == EntryKind::Configuration);
-        blocks.filter_map(|b| b.membership().map(|m| (b.last(), m))).collect()
+        let mut all: Vec<_> =
+            blocks.filter_map(|b| b.membership().map(|m| (b.last(), m))).collect();
+        let begun = all.partition_point(|(id, _)| id.index <= self.compacted.index);
+        all.drain(..begun.saturating_sub(1));
+        all
     }
 }
 
@@ -116,6 +150,8 @@ pub struct Image {
     pub hard: HardState,
     /// The entries.
     pub log: LogImage,
+    /// The newest complete snapshot; empty if there is none.
+    pub snapshot: Arc<Snapshot>,
 }
 
 impl Image {
@@ -124,6 +160,12 @@ impl Image {
         if let Some(hard) = write.hard_state {
             self.hard = hard;
         }
-        self.log.write(write);
+        self.log.write(write, &self.snapshot);
+    }
+
+    /// The log that a start finds: if the snapshot is newer than the log, or the log has other
+    /// entries, the crash came before the reset of the log, and the snapshot takes its place.
+    pub fn recovered(&self) -> &LogImage {
+        if self.log.contains(self.snapshot.last()) { &self.log } else { self.snapshot.log() }
     }
 }

@@ -5,7 +5,7 @@
 //! of two sorts. All the time, at rates of the seed's [`Plan`], the network loses, repeats, delays
 //! and reorders messages and clocks go at rates of their own. And the plan has a schedule of
 //! [`Fault`](crate::Fault)s: cuts, crashes, failing, hanging, full and forgetful disks, pauses, clocks that jump.
-//! Clients write and read all along.
+//! Clients write and read all along; nodes build snapshots and compact their logs.
 //!
 //! Meanwhile the checkers of [`check`], one per promise of Raft, look at every step. When the faults
 //! have stopped, the cluster has to come back to work within a bound: [`World::settle`].
@@ -23,7 +23,7 @@
 //! ```
 //!
 //! What it does not do: damage on disks (a torn or flipped byte is the log's own test), membership
-//! changes and snapshots (the engine has none yet). Writes to disks are whole or not at all.
+//! changes (the engine has none yet). Writes to disks are whole or not at all.
 
 pub mod check;
 mod clients;
@@ -36,11 +36,14 @@ mod network;
 mod node;
 mod plan;
 mod settle;
+mod snapshot;
+mod transfers;
 mod world;
 
 pub use image::{Image, LogImage};
 pub use network::Weather;
 pub use node::{Clock, Forgot, Node};
 pub use plan::Plan;
+pub use snapshot::{Snapshot, State};
 pub(crate) use world::explore;
 pub use world::{Statistics, World};

@@ -1,6 +1,7 @@
 //! One simulated machine: an engine while it is up, its log, its disk, its clock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use quorate_engine::{
     Config, Engine, HardState, Index, Instant, Log, LogId, NodeId, StartError, Stream, StreamLimits,
@@ -9,6 +10,8 @@ use quorate_engine::{
 use crate::engines::disk::Disk;
 use crate::engines::event::Event;
 use crate::engines::image::{Image, LogImage};
+use crate::engines::snapshot::{Snapshot, State};
+use crate::engines::transfers::Transfers;
 
 /// A clock that runs at its own rate.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +90,10 @@ pub struct Node {
     pub life: u32,
     /// Its clock, which goes on through crashes.
     pub clock: Clock,
-    /// The last entry its state machine has seen in this life.
+    /// The last entry whose effect its state machine has.
     pub applied: Index,
+    /// The state of its state machine.
+    pub state: State,
     /// The engine stopped for good and said why.
     pub stopped: Option<String>,
     pub(crate) streams: BTreeMap<NodeId, Stream>,
@@ -96,6 +101,9 @@ pub struct Node {
     pub(crate) pumping: BTreeMap<NodeId, bool>,
     pub(crate) apply_target: Index,
     pub(crate) applying: bool,
+    /// The state machine is to take over this snapshot before it applies anything else.
+    pub(crate) to_restore: Option<Arc<Snapshot>>,
+    pub(crate) transfers: Transfers,
     /// What arrived while the process was paused; `None` while it runs.
     pub(crate) paused: Option<VecDeque<Event>>,
     /// World time of the timer that is set, and its number: only the newest counts.
@@ -126,12 +134,15 @@ impl Node {
             life: 0,
             clock,
             applied: 0,
+            state: State::default(),
             stopped: None,
             streams: BTreeMap::new(),
             limits,
             pumping: BTreeMap::new(),
             apply_target: 0,
             applying: false,
+            to_restore: None,
+            transfers: Transfers::default(),
             paused: None,
             wake: None,
             hung_until: 0,
@@ -147,20 +158,22 @@ impl Node {
     /// # Errors
     /// When the engine refuses what it is given.
     pub(crate) fn start(&mut self, config: Config, now: Instant) -> Result<(), StartError> {
-        let image = self.disk.durable().clone();
-        let blank = image.log.last() == LogId::ZERO && image.hard == HardState::default();
+        let Image { hard, log: found, snapshot } = self.disk.recover().clone();
+        let blank = found.last() == LogId::ZERO && hard == HardState::default();
         let log = if blank {
             Log::empty()
         } else {
-            let configurations = image.log.configurations();
-            Log::recovered(LogId::ZERO, image.log.last(), image.log.runs(), configurations)
+            let (compacted, configurations) = (found.compacted(), found.configurations());
+            let log = Log::recovered(compacted, found.last(), found.runs(), configurations);
+            log.and_then(|log| log.restored(snapshot.last()))
                 .expect("a simulated disk does not make logs up")
         };
-        self.log = image.log;
+        self.log = found;
         self.life += 1;
-        self.applied = 0;
-        self.apply_target = 0;
-        self.engine = Some(Engine::new(config, image.hard, log, now)?);
+        self.applied = snapshot.last().index;
+        self.state = snapshot.state();
+        self.apply_target = self.applied;
+        self.engine = Some(Engine::new(config, hard, log, now)?);
         Ok(())
     }
 
@@ -170,8 +183,21 @@ impl Node {
         self.streams.clear();
         self.pumping.clear();
         self.applying = false;
+        self.to_restore = None;
+        self.transfers = Transfers::default();
         self.paused = None;
         self.wake = None;
+    }
+
+    /// Whether its state machine lacks what its log has compacted.
+    pub(crate) fn is_behind_its_log(&self) -> bool {
+        self.applied < self.log.compacted().index
+    }
+
+    /// How many times slower than usual its disk is at this moment of the world.
+    pub(crate) fn slowness(&self, world: u64) -> u64 {
+        let (until, times) = self.slow;
+        if world < until { times } else { 1 }
     }
 
     /// Whether it takes part: up, not stopped, not paused.
@@ -181,12 +207,12 @@ impl Node {
 
     /// Whether a log that its disk kept has something: the one there is, or the one that it forgot.
     pub fn once_kept(&self, has: impl Fn(&LogImage) -> bool) -> bool {
-        has(&self.disk.durable().log) || has(&self.forgotten)
+        has(self.disk.durable().recovered()) || has(&self.forgotten)
     }
 
     pub(crate) fn forget(&mut self, how: Forgot) {
         self.forgot = Some(how);
-        self.forgotten = self.disk.durable().log.clone();
+        self.forgotten = self.disk.durable().recovered().clone();
     }
 
     /// Whether it may be started: down, and not stopped for good.

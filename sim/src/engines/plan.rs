@@ -29,6 +29,12 @@ pub struct Plan {
     pub limits: StreamLimits,
     /// Bytes that a leader may have uncommitted.
     pub max_uncommitted_bytes: u64,
+    /// After how many entries a node builds another snapshot; `None` is never.
+    pub snapshot_entries: Option<u64>,
+    /// How many entries before its newest snapshot a node keeps.
+    pub keep_entries: u64,
+    /// In how many parts a snapshot is sent.
+    pub snapshot_parts: u64,
     /// Shortest and longest sync, in microseconds.
     pub sync_us: (u64, u64),
     /// Whether data directories have an identity.
@@ -82,6 +88,7 @@ impl Plan {
             }
         };
         let rates = Rates::draw(max, &mut rng);
+        let mut snapshots = Rng::stream(seed, "snapshots of the plan");
         // Most clusters come to be in peace: what nobody ever led can't break.
         let quiet = rng.pick(&[0, 2, 4, 4]) * max;
         Self {
@@ -96,6 +103,9 @@ impl Plan {
                 window_bytes: rng.pick(&[64, 1000, 1 << 20]),
             },
             max_uncommitted_bytes: rng.pick(&[1_000, 20_000, Self::ROOMY_UNCOMMITTED]),
+            snapshot_entries: snapshots.pick(&[None, Some(20), Some(100), Some(500)]),
+            keep_entries: snapshots.pick(&[0, 0, 5, 1_000]),
+            snapshot_parts: snapshots.pick(&[1, 5, 40]),
             sync_us: rng.pick(&[
                 Self::QUICK_SYNC_US,
                 (500, 5_000),
@@ -131,6 +141,7 @@ impl Plan {
                     || self.max_uncommitted_bytes < Self::ROOMY_UNCOMMITTED
             }
             Trouble::Beginnings => self.two_beginnings,
+            Trouble::Snapshots => self.snapshot_entries.is_some(),
             // Messages are values here.
             _ => false,
         })
@@ -154,6 +165,7 @@ impl Plan {
                         self.max_uncommitted_bytes.max(Self::ROOMY_UNCOMMITTED);
                 }
                 Trouble::Beginnings => self.two_beginnings = false,
+                Trouble::Snapshots => self.snapshot_entries = None,
                 _ => {}
             }
         }

@@ -46,6 +46,12 @@ pub struct Statistics {
     pub forgetful: u64,
     /// Nodes that were refused by the others for it.
     pub refused: u64,
+    /// Snapshots that were built.
+    pub snapshots_built: u64,
+    /// How often a follower was sent one.
+    pub snapshots_sent: u64,
+    /// How often a state machine took over one that its node was sent.
+    pub snapshots_installed: u64,
     /// Worlds that need not recover: after a disk was wiped, those that run and are tied to their
     /// disks are no majority, and together with the others they do not meet every majority twice.
     pub excused: u64,
@@ -64,6 +70,9 @@ impl From<Statistics> for Counts {
             ("lost_writes", s.lost_writes),
             ("forgetful", s.forgetful),
             ("refused", s.refused),
+            ("snapshots_built", s.snapshots_built),
+            ("snapshots_sent", s.snapshots_sent),
+            ("snapshots_installed", s.snapshots_installed),
             ("excused", s.excused),
         ])
     }
@@ -76,6 +85,8 @@ pub struct World {
     pub(crate) plan: Plan,
     /// When tasks have their turns, and how long syncs take.
     pub(crate) rng: Rng,
+    /// How long it takes to write, store and send snapshots, and what tells them apart.
+    pub(crate) snapshots: Rng,
     pub(crate) time: u64,
     queue: Queue,
     pub(crate) nodes: Nodes,
@@ -114,6 +125,7 @@ impl World {
             seed,
             network: Network::new(plan.nodes, plan.weather, seed),
             rng,
+            snapshots: Rng::stream(seed, "snapshots"),
             time: 0,
             queue: Queue::default(),
             nodes: Nodes { all: nodes, time: 0 },
@@ -349,6 +361,13 @@ impl World {
             Event::Pump { node, to, .. } => self.pump(node, to),
             Event::Lost { node, to, session, .. } => self.input(node, Input::Lost { to, session }),
             Event::Apply { node, .. } => self.apply(node),
+            Event::SnapshotDurable { node, snapshot, source, .. } => {
+                self.on_snapshot_durable(node, snapshot, source);
+            }
+            Event::SendSnapshot { node, to, session, .. } => self.look_after(node, to, session),
+            Event::PartStored { node, from, stored, .. } => {
+                self.input(node, Input::SnapshotStored { from, stored });
+            }
             Event::Request => self.on_request(),
             Event::Initialize { node } => self.initialize(node),
             Event::Fault { entry } => self.on_fault(entry),
@@ -385,6 +404,7 @@ impl World {
             election_timeout_min: plan.election_min,
             election_timeout_max: plan.election_max,
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
+            keep_entries: plan.keep_entries,
             seed: Rng::new(seed ^ (id << 32 | u64::from(node.life))).number(),
             ..Config::new(id)
         };
@@ -398,9 +418,18 @@ impl World {
             self.fail("a node can start from what its disk kept", format!("node {id}: {e}"));
             return;
         }
-        let (last, hard) = (self.nodes.get(id).log.last(), self.nodes.get(id).disk.durable().hard);
-        self.note(id, format_args!("starts, log through {last}, {hard}"));
+        let node = self.nodes.get(id);
+        let (log, hard) =
+            (node.engine.as_ref().expect("just started").log(), node.disk.durable().hard);
+        let (compacted, snapshot, last) = (log.compacted().index, log.snapshot(), log.last());
+        self.note(
+            id,
+            format_args!(
+                "starts, snapshot {snapshot}, log behind {compacted} through {last}, {hard}"
+            ),
+        );
         self.tell(&Fact::Started { node: id });
+        self.tell(&Fact::Restored { node: id, last: snapshot });
         self.set_timer(id);
     }
 
@@ -415,8 +444,10 @@ impl World {
         if sabotage == Some(Sabotage::VoteForgotten) {
             // Not below the log's own term: the engine would see that and refuse to start.
             node.disk.tamper(|image| {
-                image.hard =
-                    quorate_engine::HardState { term: image.log.last().term, voted_for: None };
+                image.hard = quorate_engine::HardState {
+                    term: image.recovered().last().term,
+                    voted_for: None,
+                };
             });
         }
         if sabotage == Some(Sabotage::SyncIgnored) {

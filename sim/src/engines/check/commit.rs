@@ -38,7 +38,7 @@ impl Check for Commit {
             Fact::Synced { node } | Fact::Crashed { node } => {
                 // Growing is the rule and takes nothing away.
                 let Some((id, _)) = &self.newest else { return Ok(()) };
-                let kept = nodes.get(*node).disk.durable().log.contains(*id);
+                let kept = nodes.get(*node).disk.durable().recovered().contains(*id);
                 return if kept { Ok(()) } else { self.still_durable(nodes) };
             }
             _ => return Ok(()),

@@ -15,14 +15,14 @@ pub(crate) struct Durability {
 }
 
 fn on_disk(node: &Node, index: Index, what: &str) -> Result<(), String> {
-    let durable = node.disk.durable().log.term_at(index);
+    let durable = node.disk.durable().recovered().term_at(index);
     if durable.is_some() && durable == node.log.term_at(index) {
         return Ok(());
     }
     Err(format!(
         "node {} {what} {index}, its disk ends at {}",
         node.id,
-        node.disk.durable().log.last()
+        node.disk.durable().recovered().last()
     ))
 }
 

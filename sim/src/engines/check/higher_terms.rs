@@ -3,8 +3,8 @@
 //! to grant none (thesis §6.4.1), and whoever speaks for a disk that is not the member's any more.
 //!
 //! A promise is what a leader asked for, no longer than the node's own shortest election timeout,
-//! in a heartbeat or an append of the term that the node is in. Whoever starts with a configuration
-//! counts as having just made one.
+//! in a heartbeat, an append or a part of a snapshot of the term that the node is in. Whoever starts
+//! with a configuration counts as having just made one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,6 +60,7 @@ impl Check for HigherTerms {
                 let asked = match message {
                     Message::Heartbeat(m) => Some((m.term, m.promise)),
                     Message::AppendEntries(m) => Some((m.term, m.promise)),
+                    Message::InstallSnapshot(m) => Some((m.term, m.promise)),
                     _ => None,
                 };
                 self.asked.extend(asked.map(|asked| (*node, asked)));

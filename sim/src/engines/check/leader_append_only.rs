@@ -16,6 +16,9 @@ impl Check for LeaderAppendOnly {
         let node = nodes.get(*node);
         match write.overwrites {
             Some(from) if node.leads() => Err(format!("leader {} overwrites {from}", node.id)),
+            _ if write.reset.is_some() && node.leads() => {
+                Err(format!("leader {} gives up its log", node.id))
+            }
             _ => Ok(()),
         }
     }

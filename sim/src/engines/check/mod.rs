@@ -19,6 +19,7 @@ mod monotone;
 mod order;
 mod promises;
 mod reads;
+mod snapshots;
 mod state_machine_safety;
 mod terms;
 mod votes;
@@ -48,7 +49,7 @@ pub enum Fact<'a> {
         /// The write.
         write: &'a Persist,
     },
-    /// A sync ended: the durable log of a node changed.
+    /// A sync ended, or a snapshot is durable: what the disk of a node has changed.
     Synced {
         /// Which node.
         node: NodeId,
@@ -86,6 +87,14 @@ pub enum Fact<'a> {
         kind: EntryKind,
         /// Its content.
         payload: &'a Bytes,
+    },
+    /// A node's state machine took over a snapshot, or started with one: what the node shows as
+    /// applied and as its state is of the snapshot.
+    Restored {
+        /// Which node.
+        node: NodeId,
+        /// The last entry of the snapshot; none when it starts from nothing.
+        last: LogId,
     },
     /// A client wants a command in the log.
     Proposed {
@@ -192,6 +201,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(idle_leaders::IdleLeaders::default()),
         Box::new(order::Order),
         Box::new(monotone::Monotone::default()),
+        Box::new(snapshots::Snapshots),
         Box::new(configurations::Configurations::default()),
         Box::new(acknowledged_writes::AcknowledgedWrites::default()),
         Box::new(reads::Reads::default()),

@@ -74,11 +74,11 @@ impl Check for Monotone {
             let disk = followed.disk.durable();
             // A later leader may have replaced what this one, not yet aware of it, had there.
             let unaware = disk.hard.term > engine.term();
-            if !unaware && disk.log.term_at(matched) != node.log.term_at(matched) {
+            if !unaware && disk.recovered().term_at(matched) != node.log.term_at(matched) {
                 return Err(format!(
                     "leader {} counts {follower} as having {matched}, its disk ends at {}",
                     node.id,
-                    disk.log.last()
+                    disk.recovered().last()
                 ));
             }
         }

@@ -1,5 +1,6 @@
 //! The order of the log positions (Invariants of `ARCHITECTURE.md`; paper Figure 2): `compacted <=
-//! applied <= committed <= last`, `persisted <= last`; and the engine's idea of its log is the log.
+//! snapshot <= applied <= committed <= last`, `persisted <= last`; and the engine's idea of its log
+//! is the log. While a snapshot of the leader is installed, the state machine is behind.
 //!
 //! The engine asserts the order itself. Here the log and the state machine are looked at.
 
@@ -20,27 +21,29 @@ impl Check for Order {
         let Some(engine) = &node.engine else { return Ok(()) };
         let log = engine.log();
         let (last, committed, applied) = (log.last().index, log.committed(), log.applied());
-        let ordered = log.compacted().index <= applied
+        let ordered = log.compacted().index <= log.snapshot().index
+            && (log.is_restoring() || log.snapshot().index <= applied)
             && applied <= node.applied
             && node.applied <= committed
             && committed <= last
             && log.persisted() <= last;
         if !ordered {
             return Err(format!(
-                "node {}: compacted {}, applied {applied} (the state machine {}), committed \
+                "node {}: compacted {}, snapshot {}, applied {applied} (the state machine {}), committed \
                  {committed}, persisted {}, last {last}",
                 node.id,
                 log.compacted(),
+                log.snapshot(),
                 node.applied,
                 log.persisted()
             ));
         }
-        if log.last() != node.log.last() {
+        let (believed, there) =
+            ((log.compacted(), log.last()), (node.log.compacted(), node.log.last()));
+        if believed != there {
             return Err(format!(
-                "node {} believes its log ends at {}, it ends at {}",
-                node.id,
-                log.last(),
-                node.log.last()
+                "node {} believes its log to be {believed:?}, it is {there:?}",
+                node.id
             ));
         }
         Ok(())
