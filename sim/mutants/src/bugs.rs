@@ -125,7 +125,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 57] = [
+pub(crate) static BUGS: [Bug; 58] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -224,6 +224,12 @@ pub(crate) static BUGS: [Bug; 57] = [
         "removals-not-synced",
         "truncate, purge, rotate or rename not synced, or misordered",
         100,
+        &[STARTS],
+    ),
+    log(
+        "recycled-segment-keeps-salt",
+        "stale records in a reused or preallocated segment are replayed",
+        400,
         &[STARTS],
     ),
     log(

@@ -52,6 +52,7 @@ pub enum RecordKind {
     Next = 7,
 }
 
+const SEGMENT_REUSED: u8 = 1;
 const GROUP_HAS_IDENTITY: u32 = 1;
 const GROUP_HAS_VOTED: u32 = 2;
 
@@ -91,8 +92,10 @@ pub(super) struct Salt(crc32fast::Hasher);
 impl Salt {
     pub(super) fn new(salt: u64, segment: u64) -> Self {
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&salt.to_le_bytes());
-        hasher.update(&segment.to_le_bytes());
+        if !planted::on("recycled-segment-keeps-salt") {
+            hasher.update(&salt.to_le_bytes());
+            hasher.update(&segment.to_le_bytes());
+        }
         Self(hasher)
     }
 
@@ -111,6 +114,9 @@ impl Salt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) version: u16,
+    /// Whether the file held another segment before: what is unreadable behind the last batch may be
+    /// what is left of that.
+    pub(super) reused: bool,
     pub(super) number: u64,
     pub(super) salt: u64,
     /// Drawn once for the directory: segments of two logs don't mix.
@@ -234,6 +240,7 @@ impl SegmentHeader {
         let mut out = vec![0; SEGMENT_HEADER_BYTES];
         put_u32(&mut out, 0, SEGMENT_MAGIC);
         out[12..14].copy_from_slice(&self.version.to_le_bytes());
+        out[14..16].copy_from_slice(&u16::from(self.reused).to_le_bytes());
         put_u64(&mut out, 16, self.number);
         put_u64(&mut out, 24, self.salt);
         put_u64(&mut out, 32, self.log);
@@ -293,6 +300,7 @@ impl SegmentHeader {
         }
         Ok(Self {
             version,
+            reused: bytes[14] & SEGMENT_REUSED != 0,
             number: u64_at(bytes, 16),
             salt: u64_at(bytes, 24),
             log: u64_at(bytes, 32),

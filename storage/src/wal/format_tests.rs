@@ -11,6 +11,7 @@ fn header() -> SegmentHeader {
     let identity = Identity { node: 3, incarnation: 4, cluster: 5 };
     SegmentHeader {
         version: FORMAT_VERSION,
+        reused: true,
         number: 7,
         salt: 0x1234_5678_9abc_def0,
         log: 99,

@@ -85,9 +85,9 @@ impl fmt::Display for RecordKind {
 /// # Errors
 /// When a file can't be read. Damage is part of the answer.
 pub fn inspect(disk: &dyn Disk) -> Result<Inspection, StorageError> {
-    let (numbers, _) = segment::list(disk).map_err(|e| failed(disk, "listing the files", &e))?;
+    let files = segment::list(disk).map_err(|e| failed(disk, "listing the files", &e))?;
     let mut segments = Vec::new();
-    for number in numbers {
+    for number in files.segments {
         let (segment, header, bytes) = match segment::read(disk, number) {
             Ok(found) => found,
             // Reported by the replay below, unless an earlier segment is worse.
@@ -109,8 +109,12 @@ pub fn inspect(disk: &dyn Disk) -> Result<Inspection, StorageError> {
         let (end, reason) = match found {
             Ok(scan) => {
                 let reason = match scan.ended {
-                    End::Clean if scan.sealed => "sealed, nothing behind it".to_string(),
-                    End::Clean => "nothing behind it".to_string(),
+                    End::Clean | End::Stale => {
+                        let sealed = if scan.sealed { "sealed, " } else { "" };
+                        let stale = scan.ended == End::Stale;
+                        let but = if stale { " but what the file held before" } else { "" };
+                        format!("{sealed}nothing behind it{but}")
+                    }
                     End::Next(next) => format!("goes on in segment {next}"),
                     End::Torn(what) => format!("a torn write, to be cut off: {what}"),
                 };

@@ -20,7 +20,8 @@
 //!   whatever is readable behind an unreadable batch proves damage. An idle or closing log
 //!   writes a seal, so that its last batch is covered as well. Not covered: the last batch of a log
 //!   that was killed before it was idle.
-//! - Old bytes are never replayed: each segment has a salt of its own in every checksum.
+//! - Old bytes are never replayed, though files are used again: each segment has a salt of its own in
+//!   every checksum.
 //! - Nobody loses a vote, or a configuration, with an old segment: each begins with those of every
 //!   group.
 //!

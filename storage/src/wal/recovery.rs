@@ -14,7 +14,7 @@ use quorate_engine::{EntryBlock, GroupId, planted};
 use super::disk::Disk;
 use super::format::{GroupHeader, Record, SegmentHeader};
 use super::scan::{End, Scan, scan};
-use super::segment::{self, Location, Segment, corrupt, failed};
+use super::segment::{self, Files, Location, Segment, corrupt, failed};
 use crate::log::{LogOp, Recovered, StorageError};
 use crate::state::{LogState, Spans};
 
@@ -31,6 +31,8 @@ pub(super) struct Replayed {
     pub(super) segments: BTreeMap<u64, Arc<Segment>>,
     /// Where the log ends; `None` if there is no segment yet.
     pub(super) tail: Option<Tail>,
+    /// Files that wait to be segments again.
+    pub(super) spares: Vec<String>,
     /// A newest segment that was created and never used: the crash came before the one in front of
     /// it was ended. It goes, and is created again when it is needed.
     unbegun: Option<u64>,
@@ -63,12 +65,13 @@ impl Tail {
 /// # Errors
 /// [`StorageError::Corrupt`] with the place, or a failed read.
 pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
-    let (numbers, unfinished) =
+    let Files { segments: numbers, spares, unfinished } =
         segment::list(disk).map_err(|e| failed(disk, "listing the files", &e))?;
     let mut replayed = Replayed {
         groups: BTreeMap::new(),
         segments: BTreeMap::new(),
         tail: None,
+        spares,
         unbegun: None,
         unfinished,
     };
@@ -93,7 +96,7 @@ pub(super) fn replay(disk: &dyn Disk) -> Result<Replayed, StorageError> {
                     if begun || i + 1 != numbers.len() || end.end != header.previous_end {
                         let what = match &end.ended {
                             End::Torn(what) => what,
-                            End::Clean => "the segment has no end",
+                            End::Clean | End::Stale => "the segment has no end",
                             End::Next(_) => "the segment ends with a wrong number",
                         };
                         return Err(corrupt(disk, previous.number, end.end, what));
@@ -225,8 +228,9 @@ impl Replayed {
 /// failed: then what was read stands in the page cache alone, and a later sync would not save it.
 /// So the last batch is written again, which makes it the disk's business once more. In front of
 /// a segment without batches that is the one that ends the segment before: were it lost once the
-/// next segment is begun, the log would look damaged. Behind the last batch
-/// everything becomes zero, or the remains of a torn write could be taken for damage later.
+/// next segment is begun, the log would look damaged. Behind the last batch everything becomes zero,
+/// the remains of a torn write and those of an earlier segment in the same file: what is there later
+/// was written later.
 ///
 /// # Errors
 /// Those of the disk.
@@ -262,7 +266,8 @@ pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), Storage
     .map_err(|e| failed(disk, "repairing the end of the log", &e))
 }
 
-static ZEROS: [u8; 4096] = [0; 4096];
+/// What is left of an earlier segment in the file may be as long as the file.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 #[cfg(test)]
 mod tests {
@@ -281,6 +286,7 @@ mod tests {
     ) -> Result<Replayed, StorageError> {
         let header = SegmentHeader {
             version: FORMAT_VERSION,
+            reused: false,
             number,
             salt: 1,
             log: 2,

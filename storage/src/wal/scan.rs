@@ -22,6 +22,9 @@ pub(super) enum End {
     Next(u64),
     /// What is there is the rest of a write that was never completed.
     Torn(String),
+    /// Nothing that can be read was written behind the last one, in a file that held another segment
+    /// before: what is there is what is left of that, or the rest of a write.
+    Stale,
 }
 
 /// What a segment holds.
@@ -71,12 +74,15 @@ pub(super) fn scan(
             Ok(found) => found,
             Err(Unreadable::Senseless(what)) => return Err(damage(what)),
             Err(Unreadable::Broken(what)) => {
-                let later = find_batch(bytes, &salt, at + ALIGN);
+                let later = find_batch(bytes, &salt, at + ALIGN, scan.sequence);
                 if let Some(later) = later.filter(|_| !planted::on("damage-taken-for-torn")) {
                     return Err(damage(format!("{what}, and a batch at {later} is intact")));
                 }
                 if let Some(last) = bytes[at..].iter().rposition(|byte| *byte != 0) {
-                    scan.ended = End::Torn(what);
+                    // An intact header with broken records was certainly written here.
+                    let ours = BatchHeader::decode(&bytes[at..], &salt, offset).is_ok();
+                    let stale = header.reused && !ours;
+                    scan.ended = if stale { End::Stale } else { End::Torn(what) };
                     if planted::on("torn-tail-left") {
                         scan.end = align(at + last + 1) as u64;
                     }
@@ -122,11 +128,17 @@ fn read_batch(bytes: &Bytes, salt: &Salt, at: usize) -> Result<Batch, Unreadable
     Ok((header, records))
 }
 
-/// The offset of the first intact batch header from `at` on.
-fn find_batch(bytes: &Bytes, salt: &Salt, at: usize) -> Option<u64> {
+/// The offset of the first intact header, from `at` on, of a batch that comes after number `sequence`.
+///
+/// What is left of an earlier segment has lower numbers. The salt tells it apart already, but a file
+/// may hold a million of its batches, and a checksum of 32 bits is too short for that many chances.
+fn find_batch(bytes: &Bytes, salt: &Salt, at: usize, sequence: u64) -> Option<u64> {
     (at..bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1))
         .step_by(ALIGN)
         .filter(|at| u32_at(bytes, *at) == BATCH_MAGIC)
         .map(|at| at as u64)
-        .find(|at| BatchHeader::decode(&bytes[*at as usize..], salt, *at).is_ok())
+        .find(|at| {
+            let header = BatchHeader::decode(&bytes[*at as usize..], salt, *at);
+            header.is_ok_and(|header| header.sequence > sequence)
+        })
 }

@@ -1,7 +1,12 @@
 //! Segment files: their names, their life on the disk, and where an entry is in them.
+//!
+//! A file that no group needs any more becomes the next segment: its room is taken and written once
+//! already, so nothing has to be laid out. Between its two lives it is a spare. What it held stays
+//! in it behind the new header, and is nothing there, since the checksums of a segment begin with a
+//! salt of its own.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyerror::AnyError;
 use bytes::Bytes;
@@ -16,6 +21,10 @@ pub(super) const LOCK_NAME: &str = "LOCK";
 
 const SUFFIX: &str = ".log";
 const UNFINISHED: &str = ".log.tmp";
+const SPARE: &str = ".spare";
+
+/// Spares that are kept; more are removed.
+pub(super) const MAX_SPARES: usize = 2;
 
 /// A segment that exists.
 pub(super) struct Segment {
@@ -23,6 +32,29 @@ pub(super) struct Segment {
     pub(super) salt: Salt,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) length: u64,
+}
+
+impl Segment {
+    fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>) -> Arc<Self> {
+        let salt = Salt::new(header.salt, header.number);
+        Arc::new(Self { number: header.number, salt, file, length: header.length })
+    }
+}
+
+/// A file that waits to be a segment again.
+pub(super) struct Spare {
+    name: String,
+    file: Arc<dyn DiskFile>,
+    pub(super) length: u64,
+    /// The segment it was, for as long as somebody reads it.
+    was: Weak<Segment>,
+}
+
+impl Spare {
+    /// Whether anybody may still read what it holds.
+    pub(super) fn is_read(&self) -> bool {
+        self.was.strong_count() > 0
+    }
 }
 
 /// Where a block is.
@@ -37,26 +69,34 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:016}{SUFFIX}")
 }
 
-/// The numbers of the segments in a directory, in order, and the names of unfinished ones.
-pub(super) fn list(disk: &dyn Disk) -> io::Result<(Vec<u64>, Vec<String>)> {
-    let names = disk.list()?;
-    let mut numbers: Vec<u64> = names
-        .iter()
-        .filter_map(|file| Some((file, file.strip_suffix(SUFFIX)?.parse().ok()?)))
-        .filter(|(file, number)| **file == name(*number))
-        .map(|(_, number)| number)
-        .collect();
-    numbers.sort_unstable();
-    let mut unfinished: Vec<String> =
-        names.into_iter().filter(|name| name.ends_with(UNFINISHED)).collect();
-    unfinished.sort_unstable();
-    Ok((numbers, unfinished))
+/// What of a directory is the log's.
+#[derive(Default)]
+pub(super) struct Files {
+    /// The numbers of the segments, in order.
+    pub(super) segments: Vec<u64>,
+    pub(super) spares: Vec<String>,
+    pub(super) unfinished: Vec<String>,
+}
+
+/// Looks through a directory.
+pub(super) fn list(disk: &dyn Disk) -> io::Result<Files> {
+    let mut files = Files::default();
+    let mut names = disk.list()?;
+    names.sort_unstable();
+    for file in names {
+        if let Some(number) = file.strip_suffix(SUFFIX).and_then(|number| number.parse().ok()) {
+            files.segments.extend(Some(number).filter(|number| file == name(*number)));
+        } else if file.ends_with(SPARE) {
+            files.spares.push(file);
+        } else if file.ends_with(UNFINISHED) {
+            files.unfinished.push(file);
+        }
+    }
+    files.segments.sort_unstable();
+    Ok(files)
 }
 
 /// Creates the segment of `header`, durable in content and name when this returns.
-///
-/// It gets its name last: a segment with a name is whole, so one whose header can't be read is
-/// damaged, never half-made.
 ///
 /// # Errors
 /// [`StorageError::Full`] if there is no room; what was begun is removed again.
@@ -64,17 +104,11 @@ pub(super) fn create(
     disk: &dyn Disk,
     header: &SegmentHeader,
 ) -> Result<Arc<Segment>, StorageError> {
-    let name = name(header.number);
-    let unfinished = format!("{name}.tmp");
+    let unfinished = format!("{}.tmp", name(header.number));
     let created = (|| {
         let file = disk.create(&unfinished)?;
         file.allocate(header.length)?;
-        file.write_at(&header.encode(), 0)?;
-        file.sync()?;
-        disk.rename(&unfinished, &name)?;
-        if !planted::on("segment-name-not-synced") {
-            disk.sync_dir()?;
-        }
+        begin(disk, &*file, &unfinished, header)?;
         Ok(file)
     })();
     let file = created.map_err(|e| {
@@ -82,8 +116,54 @@ pub(super) fn create(
         drop(disk.remove(&unfinished));
         failed(disk, "creating a segment", &e)
     })?;
-    let salt = Salt::new(header.salt, header.number);
-    Ok(Arc::new(Segment { number: header.number, salt, file, length: header.length }))
+    Ok(Segment::new(header, file))
+}
+
+/// Makes `spare`, which nobody reads any more, the segment of `header`, which says so; durable in
+/// content and name when this returns.
+///
+/// # Errors
+/// What failed. It is a spare still, or the segment, and whole either way.
+pub(super) fn reuse(
+    disk: &dyn Disk,
+    spare: Spare,
+    header: &SegmentHeader,
+) -> Result<Arc<Segment>, StorageError> {
+    assert!(!spare.is_read() && header.reused && header.length == spare.length);
+    begin(disk, &*spare.file, &spare.name, header)
+        .map_err(|e| failed(disk, "using a segment again", &e))?;
+    Ok(Segment::new(header, spare.file))
+}
+
+/// Writes the header, and gives the file its name.
+///
+/// It gets its name last: a segment with a name is whole, so one whose header can't be read is
+/// damaged, never half-made.
+fn begin(
+    disk: &dyn Disk,
+    file: &dyn DiskFile,
+    from: &str,
+    header: &SegmentHeader,
+) -> io::Result<()> {
+    file.write_at(&header.encode(), 0)?;
+    file.sync()?;
+    disk.rename(from, &name(header.number))?;
+    if planted::on("segment-name-not-synced") { Ok(()) } else { disk.sync_dir() }
+}
+
+/// Takes the segment out of the log: it becomes a spare. Durable with the directory, and not to be
+/// used again before.
+pub(super) fn retire(disk: &dyn Disk, segment: &Arc<Segment>) -> io::Result<Spare> {
+    let spare = format!("{:016}{SPARE}", segment.number);
+    disk.rename(&name(segment.number), &spare)?;
+    let (file, was) = (Arc::clone(&segment.file), Arc::downgrade(segment));
+    Ok(Spare { name: spare, file, length: segment.length, was })
+}
+
+/// A spare of an earlier life of the log.
+pub(super) fn open_spare(disk: &dyn Disk, name: &str) -> io::Result<Spare> {
+    let file = disk.open(name)?;
+    Ok(Spare { name: name.into(), length: file.length()?, file, was: Weak::new() })
 }
 
 /// Opens segment `number` and reads all of it.
@@ -109,8 +189,7 @@ pub(super) fn read(
         let what = format!("the file was made with {} bytes and has {length}", header.length);
         return Err(corrupt(disk, number, length.min(header.length), &what));
     }
-    let salt = Salt::new(header.salt, number);
-    Ok((Arc::new(Segment { number, salt, file, length }), header, bytes.into()))
+    Ok((Segment::new(&header, file), header, bytes.into()))
 }
 
 /// A failed call of the disk, with what it was for.

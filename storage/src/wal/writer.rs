@@ -18,7 +18,7 @@ use super::format::{
     SegmentHeader, align, op_bytes,
 };
 use super::recovery::{ReplayedGroup, repair, replay};
-use super::segment::{self, LOCK_NAME, Location, Segment, failed};
+use super::segment::{self, LOCK_NAME, Location, MAX_SPARES, Segment, Spare, failed};
 use super::snapshots::SnapshotFiles;
 use crate::log::{LogOp, Recovered, StorageError, WriteBatch, WriteDone};
 use crate::state::{LogState, Spans};
@@ -90,6 +90,8 @@ pub(super) struct Writer {
     groups: BTreeMap<GroupId, Written>,
     /// All that exist, the current one last.
     segments: BTreeMap<u64, Arc<Segment>>,
+    /// Oldest first.
+    spares: Vec<Spare>,
     current: Arc<Segment>,
     /// Where the next batch goes; everything before is durable.
     end: u64,
@@ -128,6 +130,7 @@ impl Writer {
                 let log = mix(options.seed, [0x4c4f_4721, 0]);
                 let header = SegmentHeader {
                     version: FORMAT_VERSION,
+                    reused: false,
                     number: 1,
                     salt: salt(&options, log, 1, 0),
                     log,
@@ -141,6 +144,7 @@ impl Writer {
                 (first, log, align(header.encode().len()) as u64, 0, true)
             }
         };
+        let spares = open_spares(&*disk, &options, replayed.spares)?;
         let written = |(id, ReplayedGroup { state, spans })| {
             (id, Written { group: Group::new(id, spans), state, refused: None })
         };
@@ -150,6 +154,7 @@ impl Writer {
             log,
             groups: replayed.groups.into_iter().map(written).collect(),
             segments: replayed.segments,
+            spares,
             current,
             end,
             sequence,
@@ -324,6 +329,7 @@ impl Writer {
             .collect();
         let mut header = SegmentHeader {
             version: FORMAT_VERSION,
+            reused: false,
             number,
             salt: salt(&self.options, self.log, number, self.sequence),
             log: self.log,
@@ -337,7 +343,14 @@ impl Writer {
         header.length = segment_length(&self.options, needed);
         // The new one is whole and has its name before the old one points to it, and the old one's
         // end is durable before anything stands in the new one.
-        let next = segment::create(&*self.disk, &header)?;
+        let fits = |spare: &Spare| spare.length == header.length && !spare.is_read();
+        let next = match self.spares.iter().position(fits) {
+            Some(spare) => {
+                header.reused = true;
+                segment::reuse(&*self.disk, self.spares.remove(spare), &header)?
+            }
+            None => segment::create(&*self.disk, &header)?,
+        };
         let mut batch = BatchWriter::new(&mut self.buffer, &self.current.salt, self.sequence + 1);
         batch.next(number);
         batch.finish(self.end, self.end);
@@ -348,27 +361,29 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes the oldest segments if no group has an entry in them.
+    /// Takes the oldest segments out of the log if no group has an entry in them. A few are kept for
+    /// the segments to come, the others are removed.
     fn reclaim(&mut self) -> Result<(), StorageError> {
         let oldest_needed = self
             .groups
             .values()
             .filter_map(|written| written.group.spans().oldest().map(|at| at.segment.number))
             .fold(self.current.number, u64::min);
-        while let Some((&number, _)) = self.segments.first_key_value() {
-            if number >= oldest_needed {
-                break;
-            }
+        while let Some(oldest) = self.segments.first_entry().filter(|s| *s.key() < oldest_needed) {
+            let oldest = oldest.remove();
+            let keep =
+                self.spares.len() < MAX_SPARES && oldest.length == segment_length(&self.options, 0);
             // One at a time: a crash may undo any changes of names that were not synced, and must
             // not leave a gap.
-            self.disk
-                .remove(&segment::name(number))
-                .and_then(|()| {
-                    let not_synced = planted::on("removals-not-synced");
-                    if not_synced { Ok(()) } else { self.disk.sync_dir() }
-                })
-                .map_err(|e| self.failed("removing a segment", &e))?;
-            self.segments.remove(&number);
+            (|| {
+                if keep {
+                    self.spares.push(segment::retire(&*self.disk, &oldest)?);
+                } else {
+                    self.disk.remove(&segment::name(oldest.number))?;
+                }
+                if planted::on("removals-not-synced") { Ok(()) } else { self.disk.sync_dir() }
+            })()
+            .map_err(|e| self.failed("removing a segment", &e))?;
         }
         Ok(())
     }
@@ -433,6 +448,28 @@ pub(super) fn claim(group: &Group) -> bool {
 
 pub(super) fn release(group: &Group) {
     group.claimed.store(false, Ordering::Release);
+}
+
+/// The spares of an earlier life: as many as are kept, of the length that is wanted. Others are
+/// removed.
+fn open_spares(
+    disk: &dyn Disk,
+    options: &WalOptions,
+    names: Vec<String>,
+) -> Result<Vec<Spare>, StorageError> {
+    (|| {
+        let mut spares = Vec::new();
+        for name in names {
+            let spare = segment::open_spare(disk, &name)?;
+            if spares.len() < MAX_SPARES && spare.length == segment_length(options, 0) {
+                spares.push(spare);
+            } else {
+                disk.remove(&name)?;
+            }
+        }
+        Ok(spares)
+    })()
+    .map_err(|e| failed(disk, "opening a spare segment", &e))
 }
 
 /// The length of a new segment which must hold `needed` bytes.

@@ -119,7 +119,7 @@ pub fn read_all(reader: &dyn LogReader, recovered: &Recovered) -> Vec<EntryBlock
 }
 
 /// A small history of group 1 that touches every kind of record, overwrites, and passes from one
-/// segment to the next a few times.
+/// segment to the next a few times, in files new and used.
 pub fn history() -> Vec<Vec<LogOp>> {
     let mut batches = vec![
         vec![identity(), hard_state(1)],
@@ -137,6 +137,11 @@ pub fn history() -> Vec<Vec<LogOp>> {
     }
     batches.push(vec![LogOp::Compact { through: LogId::new(7, 24) }]);
     batches.push(vec![append(9, 27, 1)]);
+    // Files that were freed are used again, several times.
+    for i in 0..9 {
+        batches.push(vec![big(9, 28 + i)]);
+        batches.push(vec![LogOp::Compact { through: LogId::new(9, 26 + i) }]);
+    }
     batches
 }
 
@@ -177,7 +182,17 @@ pub fn disk_of(batches: &[Vec<LogOp>], sealed: bool) -> FakeDisk {
     disk
 }
 
+/// The segments of an image, oldest first.
+pub fn segments(image: &Image) -> Vec<String> {
+    image.keys().filter(|name| name.ends_with(".log")).cloned().collect()
+}
+
+/// The files that wait to be segments again.
+pub fn spares(image: &Image) -> Vec<String> {
+    image.keys().filter(|name| name.ends_with(".spare")).cloned().collect()
+}
+
 /// The last segment of an image.
 pub fn newest(image: &Image) -> String {
-    image.keys().next_back().expect("an image with a segment").clone()
+    segments(image).pop().expect("an image with a segment")
 }
