@@ -3,7 +3,8 @@
 //! It runs behind the node on a task of its own, so a slow state machine delays its readers and
 //! writers and nothing else. The node gives it a target ("through index N"), which replaces the
 //! last, so targets can't pile up; entries come from the tail, or from the log when the worker is
-//! far behind. Reads run between two batches.
+//! far behind. Reads run between two batches, and so do the views that snapshots are made of and the
+//! restoring of a snapshot of the leader: one queue, so none of them can overtake another.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -11,16 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, NodeId, planted};
+use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
-use quorate_storage::{Codec, Committed, LogReadError, LogReader, StateMachine};
+use quorate_storage::{
+    ApplyMark, Codec, Committed, LogReadError, LogReader, SnapshotStore, StateMachine,
+};
 use tokio::sync::Notify;
 
 use crate::callers::{Caller, Callers, Token};
+use crate::env::{Env, blocking};
 use crate::error::WriteError;
 use crate::metrics::Board;
 use crate::node::{Control, ControlSender};
 use crate::pending::{Pending, Who};
+use crate::snapshots::View;
 use crate::tail::{Found, Tail};
 
 /// How the node (and, for stale reads, the handle) reaches the worker.
@@ -34,6 +39,12 @@ pub(crate) struct ApplyInbox {
 #[derive(Debug, Default)]
 struct Orders {
     through: Index,
+    /// Begin anew with the snapshot that ends here.
+    restore: Option<LogId>,
+    /// A view of the state is wanted.
+    view: bool,
+    /// What the state machine has on its own disk is wanted.
+    mark: bool,
     reads: Vec<Reader>,
     closed: bool,
 }
@@ -59,6 +70,25 @@ impl ApplyInbox {
             drop(orders);
             self.bell.notify_one();
         }
+    }
+
+    /// Restore the snapshot that ends with `last`, before anything else is applied. A newer one
+    /// replaces the last.
+    pub(crate) fn restore(&self, last: LogId) {
+        self.lock().restore = Some(last);
+        self.bell.notify_one();
+    }
+
+    /// Give the node a view of the state.
+    pub(crate) fn view(&self) {
+        self.lock().view = true;
+        self.bell.notify_one();
+    }
+
+    /// Tell the node what the state machine has durably on a disk of its own.
+    pub(crate) fn mark(&self) {
+        self.lock().mark = true;
+        self.bell.notify_one();
     }
 
     /// Run these readers once everything through `index` is applied.
@@ -108,6 +138,12 @@ pub(crate) struct ApplyWorker<S: StateMachine> {
     pub(crate) board: Arc<Board>,
     pub(crate) control: ControlSender,
     pub(crate) applied: LogId,
+    /// In force where `applied` is.
+    pub(crate) configuration: Option<(LogId, Membership)>,
+    /// Whether the machine keeps its state, and our mark, on a disk of its own.
+    pub(crate) durable_machine: bool,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) env: Arc<dyn Env>,
     pub(crate) batch_bytes: usize,
     pub(crate) open: Option<OpenRun<S::Response>>,
 }
@@ -130,11 +166,14 @@ impl<S: StateMachine> ApplyWorker<S> {
 
     async fn work(mut self) -> Result<(), Cause> {
         loop {
-            let (through, due) = {
+            let (through, due, restore, view, mark) = {
                 let mut orders = self.inbox.lock();
                 if orders.closed {
                     return Ok(());
                 }
+                let restore = orders.restore.take_if(|last| last.index > self.applied.index);
+                let view = std::mem::take(&mut orders.view);
+                let mark = std::mem::take(&mut orders.mark);
                 let mut due = Vec::new();
                 orders.reads.retain(|reader| {
                     let is_due =
@@ -144,9 +183,21 @@ impl<S: StateMachine> ApplyWorker<S> {
                     }
                     !is_due
                 });
-                (orders.through, due)
+                (orders.through, due, restore, view, mark)
             };
             self.serve(due);
+            if let Some(last) = restore {
+                self.restore(last).await?;
+                continue;
+            }
+            if view {
+                let view = self.view().await;
+                self.control.send(Control::View(view));
+            }
+            if mark {
+                let last = self.mark().await?;
+                self.control.send(Control::Marked(last));
+            }
             if self.applied.index < through {
                 let blocks = self.fetch(through).await?;
                 self.apply(blocks).await?;
@@ -169,6 +220,74 @@ impl<S: StateMachine> ApplyWorker<S> {
                 f(Ok(&self.machine));
             }
         }
+    }
+
+    /// A view of the state as it is, for a snapshot.
+    async fn view(&mut self) -> Result<View, String> {
+        let last = self.applied;
+        let configuration = self
+            .configuration
+            .clone()
+            .ok_or("nothing was applied yet, not even a configuration")?;
+        let snapshot = AssertUnwindSafe(self.machine.snapshot())
+            .catch_unwind()
+            .await
+            .map_err(|panic| format!("the state machine panicked: {}", panic_text(&*panic)))?
+            .map_err(|failure| failure.to_string())?;
+        Ok(View { last, configuration, snapshot })
+    }
+
+    /// Up to where the state machine has its state on its own disk.
+    async fn mark(&mut self) -> Result<LogId, Cause> {
+        let durable = AssertUnwindSafe(self.machine.durable())
+            .catch_unwind()
+            .await
+            .map_err(|panic| format!("the state machine panicked: {}", panic_text(&*panic)))?
+            .map_err(|failure| format!("the state machine can't keep its state: {failure}"))?;
+        let last = durable.map(|mark| mark.last()).unwrap_or_default();
+        if last > self.applied {
+            return Err(format!("the state machine marks {last}, applied is {}", self.applied));
+        }
+        Ok(last)
+    }
+
+    /// Begins anew with the snapshot that ends with `last`, which the log begins with now.
+    async fn restore(&mut self, last: LogId) -> Result<(), Cause> {
+        let store = self.snapshots.clone();
+        let opened = blocking(&*self.env, move || store.open(last)).await;
+        let reader = match opened {
+            Some(Ok(Some(reader))) => reader,
+            // Another has come meanwhile, and an order to restore it.
+            Some(Ok(None)) if self.inbox.lock().restore.is_some_and(|next| next > last) => {
+                return Ok(());
+            }
+            Some(Ok(None)) => return Err(format!("snapshot {last} is gone")),
+            Some(Err(error)) => return Err(format!("snapshot {last} can't be opened: {error}")),
+            None => return Err(format!("snapshot {last} can't be opened")),
+        };
+        let configuration = reader.info().meta.configuration.clone();
+        if self.durable_machine {
+            self.machine.keep(ApplyMark::new(last, configuration.clone()));
+        }
+        AssertUnwindSafe(self.machine.restore(reader.into()))
+            .catch_unwind()
+            .await
+            .map_err(|panic| {
+                let text = panic_text(panic.as_ref());
+                format!("the state machine panicked while it restored {last}: {text}")
+            })?
+            .map_err(|failure| format!("the state machine failed to restore {last}: {failure}"))?;
+        self.applied = last;
+        self.configuration = Some(configuration);
+        self.open = None;
+        // Whether they are in the snapshot nobody can say.
+        let mut unknown: Answers<S> = Answers { local: Vec::new(), remote: BTreeMap::new() };
+        for who in self.pending.take_through(last.index) {
+            unknown.add(who, Reply::Failed(WriteError::Unknown));
+        }
+        self.send(unknown);
+        self.board.set_applied(last.index);
+        Ok(())
     }
 
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
@@ -201,6 +320,14 @@ impl<S: StateMachine> ApplyWorker<S> {
         }
         let ids: Vec<LogId> = entries.iter().map(|entry| entry.id).collect();
         let through = blocks.last().expect("a batch is not empty").last();
+        for block in blocks.iter().filter(|block| block.kind() == EntryKind::Configuration) {
+            let membership =
+                block.membership().expect("a configuration block is checked when read");
+            self.configuration = Some((block.last(), membership));
+        }
+        if let Some(configuration) = self.configuration.as_ref().filter(|_| self.durable_machine) {
+            self.machine.keep(ApplyMark::new(through, configuration.clone()));
+        }
         let responses = if entries.is_empty() {
             Vec::new()
         } else {
@@ -283,6 +410,10 @@ impl<S: StateMachine> ApplyWorker<S> {
         for who in overwritten {
             answers.add(who, Reply::Failed(WriteError::Overwritten));
         }
+        self.send(answers);
+    }
+
+    fn send(&self, answers: Answers<S>) {
         for ((node, boot), answers) in answers.send(&self.callers) {
             self.control.send(Control::Answers { node, boot, answers });
         }

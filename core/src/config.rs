@@ -35,6 +35,20 @@ pub struct Config {
     /// Bytes of the log that may wait for their commit; more are answered `Overloaded`. Default
     /// 64 MiB.
     pub uncommitted_bytes: usize,
+    /// A snapshot is built, and the log compacted, once so many entries were applied since the last.
+    /// Default 100000; `None` for never.
+    pub snapshot_entries: Option<u64>,
+    /// ... or once the log has grown by so many bytes. Default 256 MiB; `None` for never.
+    pub snapshot_log_bytes: Option<u64>,
+    /// ... or after this time, if anything was applied. Default `None`.
+    pub snapshot_interval: Option<Duration>,
+    /// Bytes per second of each snapshot that is sent, at most. Default `None`, unlimited.
+    pub snapshot_bytes_per_second: Option<u64>,
+    /// Bytes of a snapshot in one message; eight messages are under way at a time. Default 256 KiB.
+    pub snapshot_part_bytes: usize,
+    /// A snapshot on its way is given up, and begun again, when nothing of it moved for this long,
+    /// however long it takes. Default 10 s.
+    pub snapshot_stall_timeout: Duration,
     /// Entries before the newest snapshot that stay in the log, for followers that are a little
     /// behind. Default 10000.
     pub keep_entries: u64,
@@ -63,6 +77,12 @@ impl Default for Config {
             max_command_bytes: 8 << 20,
             queue_bytes: 64 << 20,
             uncommitted_bytes: 64 << 20,
+            snapshot_entries: Some(100_000),
+            snapshot_log_bytes: Some(256 << 20),
+            snapshot_interval: None,
+            snapshot_bytes_per_second: None,
+            snapshot_part_bytes: 256 << 10,
+            snapshot_stall_timeout: Duration::from_secs(10),
             keep_entries: 10_000,
             tail_bytes: 32 << 20,
             apply_bytes: 1 << 20,
@@ -95,6 +115,7 @@ impl Config {
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
             keep_entries: self.keep_entries,
             priority: 0,
+            apply_persisted: false,
             seed,
         }
     }

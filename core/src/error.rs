@@ -90,6 +90,13 @@ pub enum StartError {
     /// Two settings contradict each other.
     #[error("{0}")]
     Config(String),
+    /// The log begins behind a state that is neither in a snapshot nor with the state machine, or
+    /// the state machine has seen more than the log.
+    #[error("{0}; restore this node from its peers, do not start it with what is left")]
+    StateMissing(String),
+    /// The state machine can't take up its state.
+    #[error("the state machine can't begin with the state it had: {0}")]
+    StateMachine(String),
     /// The storage can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -136,6 +143,21 @@ impl InitializeError {
     pub fn may_have_happened(&self) -> bool {
         matches!(self, InitializeError::Stopped)
     }
+}
+
+/// Why there is no snapshot. The node goes on, with the log it has.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// Nothing was applied yet.
+    #[error("nothing was applied yet, so there is nothing to make a snapshot of")]
+    Nothing,
+    /// The state machine or the store failed.
+    #[error("the snapshot failed: {0}; nothing was compacted, it may be tried again")]
+    Failed(AnyError),
+    /// The node has stopped.
+    #[error("this node has stopped; its metrics tell the cause")]
+    Stopped,
 }
 
 /// The state waited for did not come in time.

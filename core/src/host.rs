@@ -19,7 +19,8 @@ use crate::config::Config;
 use crate::env::{Env, TokioEnv, blocking};
 use crate::error::StartError;
 use crate::node::ControlSender;
-use crate::raft::{Raft, start_group};
+use crate::raft::Raft;
+use crate::start::start_group;
 
 /// A process's place in one cluster, shared by any number of Raft groups: one log directory with
 /// one writer, one transport, one clock.

@@ -24,7 +24,7 @@ use crate::tail::{Found, Tail};
 const LANE_CAPACITY: usize = 1024;
 
 /// How long a lane pauses after a failure, so that a dead peer costs no processor time.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What every lane of a node needs.
 pub(crate) struct Wires {
@@ -42,7 +42,7 @@ pub(crate) struct Wires {
 }
 
 impl Wires {
-    fn envelope(&self, to: NodeId, message: Message) -> Envelope {
+    pub(crate) fn envelope(&self, to: NodeId, message: Message) -> Envelope {
         Envelope {
             cluster: self.cluster.load(Ordering::Acquire),
             group: self.group,
@@ -53,7 +53,7 @@ impl Wires {
         }
     }
 
-    fn refused(&self, error: &NetworkError) {
+    pub(crate) fn refused(&self, error: &NetworkError) {
         if let NetworkError::Refused { peer, reason } = error {
             self.control.send(Control::Refused { peer: *peer, reason: reason.clone() });
         }
@@ -168,7 +168,7 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
         if let Some(target) = slot.lock().target.take() {
             stream.aim(target);
         }
-        let append = match next(&wires, &mut stream).await {
+        let append = match next(&wires, peer.id, &mut stream).await {
             Next::Append(append) => append,
             Next::Wait => {
                 slot.bell.notified().await;
@@ -188,7 +188,7 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
     }
 }
 
-async fn next(wires: &Wires, stream: &mut Stream) -> Next {
+async fn next(wires: &Wires, to: NodeId, stream: &mut Stream) -> Next {
     let Some(want) = stream.want() else { return Next::Wait };
     if want.through == want.after.index {
         return Next::Append(stream.send(Vec::new()));
@@ -203,6 +203,10 @@ async fn next(wires: &Wires, stream: &mut Stream) -> Next {
         Ok(blocks) => Next::Append(stream.send(blocks)),
         Err(LogReadError::Failed(error)) => {
             wires.control.send(Control::StorageFailed(error));
+            Next::Wait
+        }
+        Err(LogReadError::Compacted { .. }) => {
+            wires.control.send(Control::Lost { to, session: stream.session() });
             Next::Wait
         }
         Err(error) => {

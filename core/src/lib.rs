@@ -43,14 +43,18 @@ mod metrics;
 mod node;
 mod pending;
 mod raft;
+mod snapshots;
+mod start;
 mod tail;
 #[cfg(feature = "postcard")]
 pub mod testing;
+mod transfer;
+mod trigger;
 
 pub use async_trait::async_trait;
 pub use config::Config;
 pub use env::{Env, TokioEnv};
-pub use error::{InitializeError, ReadError, StartError, WaitError, WriteError};
+pub use error::{InitializeError, ReadError, SnapshotError, StartError, WaitError, WriteError};
 pub use host::{GroupBuilder, Host, HostBuilder};
 pub use metrics::{Event, Events, Metrics, Wait};
 pub use quorate_engine::{GroupId, Index, LogId, Member, Membership, NodeId, RoleKind, Term};
@@ -62,11 +66,12 @@ pub use quorate_storage::Json;
 #[cfg(feature = "postcard")]
 pub use quorate_storage::Postcard;
 pub use quorate_storage::{
-    Blocking, BlockingReader, BlockingStorage, Codec, Committed, Failure, LogReader, MemoryDisk,
-    MemoryStorage, RaftStorage, Raw, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore,
-    SnapshotWriter, StateMachine, StorageError,
+    ApplyMark, Blocking, BlockingReader, BlockingStorage, Codec, Committed, Failure, LogReader,
+    MemoryDisk, MemoryStorage, RaftStorage, Raw, Snapshot, SnapshotInfo, SnapshotMeta,
+    SnapshotReader, SnapshotStore, SnapshotWriter, StateMachine, StorageError,
 };
 pub use raft::{Builder, Raft};
+pub use trigger::Trigger;
 
 /// The README's program is a test.
 #[cfg(doctest)]

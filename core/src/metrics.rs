@@ -38,6 +38,10 @@ pub struct Metrics {
     pub applied: Index,
     /// The last entry that is durable on it.
     pub persisted: Index,
+    /// The last entry that was compacted out of its log.
+    pub compacted: Index,
+    /// The last entry of its newest snapshot, 0 if it has none.
+    pub snapshot: Index,
     /// The configuration in force, `None` before there is one.
     pub membership: Option<Arc<Membership>>,
     /// What each follower has durably; empty off the leader.
@@ -143,6 +147,8 @@ impl Board {
             committed: 0,
             applied: 0,
             persisted: 0,
+            compacted: 0,
+            snapshot: 0,
             membership: None,
             matched: BTreeMap::new(),
             tail_bytes: 0,

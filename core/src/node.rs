@@ -10,12 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use quorate_engine::message::SnapshotProgress;
 use quorate_engine::{
     Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
     Term, planted,
 };
 use quorate_network::{Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer};
-use quorate_storage::{Identity, LogOp, RaftStorage, StorageError, WriteBatch, WriteDone};
+use quorate_storage::{
+    Identity, LogOp, RaftStorage, SnapshotInfo, SnapshotReader, StorageError, WriteBatch, WriteDone,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -28,6 +31,7 @@ use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
 use crate::metrics::{Board, Event};
 use crate::pending::{Origin, Pending, Who};
+use crate::snapshots::{SnapshotReply, Snapshots, View};
 
 /// Bytes of messages that wait for the node; more are dropped, as the network may drop them.
 const INBOX_BYTES: usize = 128 << 20;
@@ -48,13 +52,52 @@ const TURN: usize = 4096;
 /// Everything but clients' requests.
 pub(crate) enum Control {
     Messages(Vec<Envelope>),
-    Persisted { seq: u64 },
+    Persisted {
+        seq: u64,
+    },
     StorageFailed(StorageError),
-    Lost { to: NodeId, session: u64 },
-    ClientsLost { peer: NodeId },
-    Refused { peer: NodeId, reason: String },
-    Answers { node: NodeId, boot: u64, answers: Vec<ForwardAnswer> },
-    Initialize { membership: Membership, cluster: u64, reply: InitializeReply },
+    Lost {
+        to: NodeId,
+        session: u64,
+    },
+    ClientsLost {
+        peer: NodeId,
+    },
+    Refused {
+        peer: NodeId,
+        reason: String,
+    },
+    Answers {
+        node: NodeId,
+        boot: u64,
+        answers: Vec<ForwardAnswer>,
+    },
+    Initialize {
+        membership: Membership,
+        cluster: u64,
+        reply: InitializeReply,
+    },
+    SnapshotWanted(SnapshotReply),
+    View(Result<View, String>),
+    SnapshotBuilt(Result<SnapshotInfo, String>),
+    /// The state machine has everything through here on its own disk.
+    Marked(LogId),
+    SnapshotOpened {
+        to: NodeId,
+        term: Term,
+        session: u64,
+        last: LogId,
+        snapshot: Result<Arc<dyn SnapshotReader>, String>,
+    },
+    SnapshotStored {
+        from: NodeId,
+        stored: SnapshotProgress,
+    },
+    SnapshotReceived {
+        from: NodeId,
+        session: u64,
+        info: SnapshotInfo,
+    },
     Failed(String),
     Shutdown,
 }
@@ -97,6 +140,7 @@ fn weight(envelope: &Envelope) -> usize {
         Message::Raft(quorate_engine::Message::AppendEntries(m)) => {
             m.blocks.iter().map(|b| b.bytes().len()).sum()
         }
+        Message::Raft(quorate_engine::Message::InstallSnapshot(m)) => m.data.len(),
         Message::Forward(m) => {
             m.writes.iter().flat_map(|w| &w.commands).map(|c| c.len() + 32).sum()
         }
@@ -130,6 +174,7 @@ pub(crate) struct Node {
     pub(crate) control: mpsc::UnboundedReceiver<Control>,
     /// Bytes of requests that wait, counted by the handles, given back here.
     pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) snapshots: Snapshots,
     pub(crate) books: Books,
 }
 
@@ -236,10 +281,8 @@ impl Node {
             || !self.pending.is_empty()
             || self.apply.has_readers();
         let sweep = waiting.then_some(self.books.sweep_at);
-        match (self.engine.deadline(), sweep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let deadlines = [self.engine.deadline(), sweep, self.snapshot_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// One turn: everything that waits, then the outputs, then one write.
@@ -264,6 +307,7 @@ impl Node {
             self.books.sweep_at = now + SWEEP;
             self.sweep(now);
         }
+        self.consider_snapshot(now);
         self.submit();
         self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
@@ -292,6 +336,7 @@ impl Node {
                         self.books.initializing.push((at, reply));
                     }
                 }
+                self.on_durable(seq);
             }
             Control::StorageFailed(error) => self.fail(error.to_string()),
             Control::Lost { to, session } => self.step(now, Input::Lost { to, session }),
@@ -305,6 +350,19 @@ impl Node {
             Control::Answers { node, boot, answers } => self.send_answers(node, boot, answers),
             Control::Initialize { membership, cluster, reply } => {
                 self.on_initialize(now, membership, cluster, reply);
+            }
+            Control::SnapshotWanted(reply) => self.on_snapshot_wanted(reply),
+            Control::View(view) => self.on_view(view),
+            Control::SnapshotBuilt(built) => self.on_snapshot_built(now, built),
+            Control::Marked(last) => self.on_covered(now, last),
+            Control::SnapshotOpened { to, term, session, last, snapshot } => {
+                self.on_snapshot_opened(now, to, (term, session), last, snapshot);
+            }
+            Control::SnapshotStored { from, stored } => {
+                self.step(now, Input::SnapshotStored { from, stored });
+            }
+            Control::SnapshotReceived { from, session, info } => {
+                self.on_snapshot_received(now, from, session, info);
             }
             Control::Failed(cause) => self.fail(cause),
             Control::Shutdown => self.books.stopping = true,
@@ -610,7 +668,7 @@ impl Node {
     }
 
     /// The lanes to a peer; opened when it is first spoken to. `None` for a stranger too many.
-    fn lanes(&mut self, id: NodeId) -> Option<&PeerLanes> {
+    pub(crate) fn lanes(&mut self, id: NodeId) -> Option<&PeerLanes> {
         let Node { wires, engine, directory, books, .. } = self;
         let open = books.peers.len();
         match books.peers.entry(id) {
@@ -644,7 +702,7 @@ impl Node {
 
     // ---- the engine ----
 
-    fn step(&mut self, now: Instant, input: Input) {
+    pub(crate) fn step(&mut self, now: Instant, input: Input) {
         let mut out = std::mem::take(&mut self.books.out);
         tracing::trace!(node = self.identity.node, group = self.wires.group, %input);
         self.engine.step(now, input, &mut out);
@@ -663,9 +721,18 @@ impl Node {
                 }
                 let ops = &mut self.books.batch.ops;
                 ops.extend(persist.hard_state.map(LogOp::HardState));
+                if persist.reset.is_some() || persist.compact.is_some() {
+                    self.snapshots.on_compacting(persist.seq);
+                }
+                if let Some((to, configuration)) = persist.reset {
+                    self.wires.tail.reset(to);
+                    ops.push(LogOp::Reset { to, configuration });
+                }
                 for block in persist.blocks {
                     self.tail_append(block);
                 }
+                let compact = persist.compact.map(|through| LogOp::Compact { through });
+                self.books.batch.ops.extend(compact);
                 self.books.batch_seq = persist.seq;
             }
             Output::Send { to, message } => {
@@ -678,10 +745,10 @@ impl Node {
                     lanes.aim(target);
                 }
             }
-            Output::SendSnapshot { .. }
-            | Output::SnapshotAnswered { .. }
-            | Output::StoreSnapshot { .. }
-            | Output::Restore { .. } => unreachable!("nothing is compacted yet"),
+            Output::SendSnapshot { to, term, session } => self.on_send_snapshot(to, term, session),
+            Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(from, have),
+            Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, chunk),
+            Output::Restore { last } => self.apply.restore(last),
             Output::Apply { through } => self.apply.aim(through),
             Output::Proposed { .. } => self.pending.extend(self.books.proposing.drain(..)),
             Output::Declined(decline) => {
@@ -726,6 +793,7 @@ impl Node {
     }
 
     fn tail_append(&mut self, block: quorate_engine::EntryBlock) {
+        self.snapshots.on_appended(block.bytes().len());
         self.wires.tail.append(block.clone());
         self.books.batch.ops.push(LogOp::Append(block));
     }
@@ -811,6 +879,7 @@ impl Node {
         let engine = &self.engine;
         let fatal = &self.books.fatal;
         let tail_bytes = self.wires.tail.bytes();
+        let snapshot = self.snapshots.newest().map_or(0, |info| info.meta.last.index);
         self.board.publish(|m| {
             m.role = engine.role();
             m.term = engine.term();
@@ -818,6 +887,8 @@ impl Node {
             m.last = engine.log().last().index;
             m.committed = engine.log().committed();
             m.persisted = engine.log().persisted();
+            m.compacted = engine.log().compacted().index;
+            m.snapshot = snapshot;
             m.tail_bytes = tail_bytes;
             if m.role == RoleKind::Leader {
                 for (id, matched) in engine.matched() {
@@ -867,6 +938,7 @@ impl Node {
         for (_, reply) in self.books.initializing.drain(..) {
             drop(reply.send(Err(InitializeError::Stopped)));
         }
+        self.snapshots.stop();
         self.apply.close();
         let env = self.wires.env.clone();
         // A state machine that hangs must not hang the shutdown: neither one that waits, nor one

@@ -88,6 +88,20 @@ impl Pending {
         }
     }
 
+    /// Takes the callers of everything through `index`, which came by a snapshot: it does not say
+    /// which entries it was made of.
+    pub(crate) fn take_through(&self, index: Index) -> Vec<Who> {
+        let mut inner = self.lock();
+        let mut taken = Vec::new();
+        let covered = inner.current.partition_point(|origin| origin.first.index <= index);
+        taken.extend(inner.current.drain(..covered).filter_map(|origin| origin.who));
+        let later = inner.doubtful.split_off(&(index + 1, 0));
+        let doubtful = std::mem::replace(&mut inner.doubtful, later);
+        taken.extend(doubtful.into_values().filter_map(|origin| origin.who));
+        taken.extend(inner.open.take().map(|(who, _)| who));
+        taken
+    }
+
     /// Takes every caller: the node stops.
     pub(crate) fn take_all(&self) -> Vec<Who> {
         let inner = std::mem::take(&mut *self.lock());

@@ -3,28 +3,27 @@
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{Engine, Log, Membership, NodeId};
+use quorate_engine::{Membership, NodeId};
 use quorate_network::RaftNetwork;
-use quorate_storage::{Codec, Identity, LogOp, RaftStorage, StateMachine, WriteBatch, WriteDone};
+use quorate_storage::{Codec, RaftStorage, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::apply::{ApplyInbox, ApplyWorker};
-use crate::callers::{Application, Caller, Callers, ReadFn};
+use crate::apply::ApplyInbox;
+use crate::callers::{Caller, Callers, ReadFn};
 use crate::config::Config;
-use crate::env::{Env, blocking};
+use crate::env::Env;
 use crate::error::{InitializeError, ReadError, StartError, WriteError};
 use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
-use crate::lanes::Wires;
 use crate::metrics::{Board, Events, Metrics, Wait};
-use crate::node::{Books, Control, ControlSender, Node, Request};
-use crate::pending::Pending;
-use crate::tail::Tail;
+use crate::node::{Control, ControlSender, Request};
+use crate::start::start_group;
+use crate::trigger::Trigger;
 
 /// What a request costs besides its bytes.
 const REQUEST_BYTES: usize = 64;
@@ -46,22 +45,26 @@ impl<S: StateMachine> Clone for Raft<S> {
     }
 }
 
-struct Handle<S: StateMachine> {
-    host: Host,
+pub(crate) struct Handle<S: StateMachine> {
+    pub(crate) host: Host,
     /// Whether the host is this group's alone, and ends with it.
-    owns_host: bool,
-    callers: Arc<Callers<S>>,
-    apply: Arc<ApplyInbox>,
-    board: Arc<Board>,
+    pub(crate) owns_host: bool,
+    pub(crate) callers: Arc<Callers<S>>,
+    pub(crate) apply: Arc<ApplyInbox>,
+    pub(crate) board: Arc<Board>,
     /// To the node; its closing means that the last handle is gone.
-    requests: mpsc::UnboundedSender<Request>,
-    control: ControlSender,
-    queued_bytes: Arc<AtomicUsize>,
+    pub(crate) requests: mpsc::UnboundedSender<Request>,
+    pub(crate) control: ControlSender,
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
     /// The node task, until someone waits for its end.
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    pub(crate) task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<S: StateMachine> Raft<S> {
+    pub(crate) fn of(handle: Handle<S>) -> Self {
+        Self { shared: Arc::new(handle) }
+    }
+
     /// Builds node `id` with its state machine. Name a storage (`data_dir`, `in_memory` or
     /// `storage`) and, unless the node is alone, a network (`listen` or `network`).
     pub fn builder(id: NodeId, machine: S) -> Builder<S> {
@@ -233,6 +236,11 @@ impl<S: StateMachine> Raft<S> {
         self.shared.board.events()
     }
 
+    /// What an operator has the node do at once.
+    pub fn trigger(&self) -> Trigger<'_> {
+        Trigger { control: &self.shared.control }
+    }
+
     /// The host this group runs on.
     pub fn host(&self) -> &Host {
         &self.shared.host
@@ -388,159 +396,5 @@ impl<S: StateMachine> Builder<S> {
                 Err(error)
             }
         }
-    }
-}
-
-/// Recovers a group and starts its tasks.
-pub(crate) async fn start_group<S: StateMachine>(
-    builder: GroupBuilder<S>,
-    owns_host: bool,
-) -> Result<Raft<S>, StartError> {
-    let GroupBuilder { host, group, machine, storage } = builder;
-    let inner = host.inner.clone();
-    let (id, env, config) = (inner.id, inner.env.clone(), inner.config.clone());
-    inner.refuse_known(group)?;
-    let mut storage = match storage {
-        Some(storage) => storage,
-        None => inner.open_group(group)?,
-    };
-    // Recovery may read the whole log.
-    let recovery = move || {
-        let recovered = storage.recover();
-        (storage, recovered)
-    };
-    let (mut storage, recovered) = blocking(&*env, recovery)
-        .await
-        .ok_or_else(|| StartError::Config("the recovery of the storage panicked".into()))?;
-    let recovered = recovered?;
-    let identity = match recovered.identity {
-        Some(identity) if identity.node != id => {
-            return Err(StartError::OtherNode { found: identity.node, wanted: id });
-        }
-        Some(identity) => identity,
-        None => {
-            let identity = Identity { node: id, incarnation: env.random().max(1), cluster: 0 };
-            first_write(&mut storage, identity).await?;
-            identity
-        }
-    };
-    let (compacted, last) = (recovered.compacted, recovered.last);
-    let log = Log::recovered(compacted, last, recovered.runs, recovered.configurations)
-        .map_err(|error| StartError::Config(error.to_string()))?;
-    let settings = config.engine(id, identity.incarnation, env.random());
-    let born_in = recovered.hard_state.term;
-    let engine = Engine::new(settings, recovered.hard_state, log, env.now())?;
-
-    let (control, control_in) = ControlSender::channel();
-    let (requests, requests_in) = mpsc::unbounded_channel();
-    let cluster = Arc::new(AtomicU64::new(identity.cluster));
-    inner.add_group(group, control.clone(), identity.incarnation, cluster.clone())?;
-
-    let window = config.election_timeout_max;
-    let board = Arc::new(Board::new(id, group, env.clone(), window));
-    let tail = Arc::new(Tail::new(last, config.tail_bytes));
-    let reader = storage.reader();
-    let pending = Arc::new(Pending::default());
-    let apply = Arc::new(ApplyInbox::default());
-    let callers = Callers::<S>::new();
-    let wires = Arc::new(Wires {
-        id,
-        group,
-        incarnation: identity.incarnation,
-        cluster,
-        env: env.clone(),
-        network: inner.network.clone(),
-        control: control.clone(),
-        tail: tail.clone(),
-        log: reader.clone(),
-        limits: config.stream_limits(),
-    });
-    let worker = ApplyWorker {
-        machine,
-        callers: callers.clone(),
-        inbox: apply.clone(),
-        tail,
-        log: reader,
-        pending: pending.clone(),
-        board: board.clone(),
-        control: control.clone(),
-        applied: compacted,
-        batch_bytes: config.apply_bytes,
-        open: None,
-    };
-    let apply_task = env.spawn(Box::pin(worker.run()));
-    let queued_bytes = Arc::new(AtomicUsize::new(0));
-    let application: Arc<dyn Application> = callers.clone();
-    let node = Node {
-        engine,
-        storage,
-        identity,
-        config,
-        wires,
-        directory: inner.directory.clone(),
-        application,
-        apply: apply.clone(),
-        apply_task,
-        pending,
-        board: board.clone(),
-        requests: requests_in,
-        control: control_in,
-        queued_bytes: queued_bytes.clone(),
-        books: Books::new(env.random(), born_in),
-    };
-    let guard = StopGuard {
-        host: inner,
-        group,
-        callers: callers.clone(),
-        apply: apply.clone(),
-        board: board.clone(),
-    };
-    let task = env.spawn(Box::pin(async move {
-        let guard = guard;
-        node.run().await;
-        drop(guard);
-    }));
-    let task = tokio::sync::Mutex::new(Some(task));
-    let shared =
-        Handle { host, owns_host, callers, apply, board, requests, control, queued_bytes, task };
-    Ok(Raft { shared: Arc::new(shared) })
-}
-
-/// The identity is the first thing a store holds: durable before the node says a word.
-async fn first_write(
-    storage: &mut Box<dyn RaftStorage>,
-    identity: Identity,
-) -> Result<(), StartError> {
-    let (to, durable) = oneshot::channel();
-    let done = WriteDone::new(move |result| drop(to.send(result)));
-    storage.submit(WriteBatch { ops: vec![LogOp::Identity(identity)] }, done);
-    match durable.await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(StartError::Config("the storage did not answer the first write".into())),
-    }
-}
-
-/// Whatever ends the node task, also a panic or an aborted runtime: nobody is left waiting.
-struct StopGuard<S: StateMachine> {
-    host: Arc<crate::host::HostInner>,
-    group: u64,
-    callers: Arc<Callers<S>>,
-    apply: Arc<ApplyInbox>,
-    board: Arc<Board>,
-}
-
-impl<S: StateMachine> Drop for StopGuard<S> {
-    fn drop(&mut self) {
-        self.host.remove_group(self.group);
-        if std::thread::panicking() {
-            self.board.publish(|metrics| {
-                metrics.fatal.get_or_insert_with(|| {
-                    "a broken invariant stopped the node; its log has the panic".into()
-                });
-            });
-        }
-        self.apply.close();
-        self.callers.close();
-        self.board.close();
     }
 }

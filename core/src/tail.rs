@@ -68,6 +68,11 @@ impl Tail {
         tail.blocks.push_back(block);
     }
 
+    /// The log begins anew behind `last`.
+    pub(crate) fn reset(&self, last: LogId) {
+        *self.lock() = Inner { blocks: VecDeque::new(), bytes: 0, last };
+    }
+
     /// Drops the oldest blocks while the tail is over its limit, none that is not `durable`.
     pub(crate) fn trim(&self, durable: Index) {
         let mut tail = self.lock();

@@ -1,7 +1,7 @@
 //! A state machine for examples and tests.
 
 use async_trait::async_trait;
-use quorate_storage::{Committed, Failure, Postcard, StateMachine};
+use quorate_storage::{Committed, Failure, Postcard, Snapshot, StateMachine};
 
 /// Adds numbers: the smallest replicated application.
 #[derive(Clone, Debug, Default)]
@@ -22,5 +22,14 @@ impl StateMachine for Counter {
             self.total
         };
         Ok(entries.into_iter().map(add).collect())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        Snapshot::encode(&self.total)
+    }
+
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        self.total = snapshot.decode()?;
+        Ok(())
     }
 }

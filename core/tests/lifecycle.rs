@@ -10,7 +10,7 @@ use common::*;
 use quorate::testing::Counter;
 use quorate::{
     Committed, Event, Failure, Host, InitializeError, Lane, Postcard, Raft, ReadError, RoleKind,
-    StateMachine, WriteError,
+    Snapshot, StateMachine, WriteError,
 };
 use tokio::time::Instant;
 
@@ -35,6 +35,14 @@ impl StateMachine for Witness {
 
     async fn apply(&mut self, entries: Vec<Committed<u64>>) -> Result<Vec<u64>, Failure> {
         Ok(entries.into_iter().map(|entry| entry.command).collect())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        Ok(Snapshot::from_bytes(""))
+    }
+
+    async fn restore(&mut self, _: Snapshot) -> Result<(), Failure> {
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::*;
-use quorate::{Committed, Failure, InProcess, Raft, Raw, StateMachine};
+use quorate::{Committed, Failure, InProcess, Raft, Raw, Snapshot, StateMachine};
 use tokio::sync::Notify;
 
 /// Counts, and keeps nothing; hangs while there is a gate.
@@ -35,6 +35,17 @@ impl StateMachine for Sink {
         self.count.fetch_add(entries.len() as u64, Ordering::SeqCst);
         self.bytes += entries.iter().map(|entry| entry.command.len() as u64).sum::<u64>();
         Ok(vec![(); entries.len()])
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        Snapshot::encode(&(self.count.load(Ordering::SeqCst), self.bytes))
+    }
+
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        let (count, bytes) = snapshot.decode()?;
+        self.count.store(count, Ordering::SeqCst);
+        self.bytes = bytes;
+        Ok(())
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Config {
     /// A leader hands over to a voter with a higher number that has caught up, at most once in ten
     /// election timeouts. Equal everywhere, as by default, it does nothing.
     pub priority: u32,
+    /// Whether nothing is applied that is not durable here. For state machines that keep what they
+    /// have applied, which must not remember more than the log does.
+    pub apply_persisted: bool,
     /// Seeds the random election timeouts and the read contexts; another number each start.
     pub seed: u64,
 }
@@ -48,6 +51,7 @@ impl Config {
             max_uncommitted_bytes: 64 << 20,
             keep_entries: 10_000,
             priority: 0,
+            apply_persisted: false,
             seed: id,
         }
     }

@@ -49,6 +49,8 @@ pub struct Engine {
     /// The write that resets the log to begin behind a snapshot: once it is durable, the state
     /// machine restores that.
     pub(crate) restore_after: Option<u64>,
+    /// The newest [`Output::Apply`].
+    pub(crate) aimed_apply: Index,
     /// What was last reported by `Output::Changed` and `Output::Configured`.
     reported: (RoleKind, Term, Option<NodeId>),
     reported_configuration: LogId,
@@ -144,6 +146,7 @@ impl Engine {
             reads,
             writes: Writes::default(),
             restore_after: None,
+            aimed_apply: log.applied(),
             reported: (RoleKind::Follower, hard.term, None),
             reported_configuration: LogId::ZERO,
             introduced: BTreeSet::new(),
@@ -498,6 +501,7 @@ impl Engine {
         self.writes.in_flight.iter_mut().for_each(|write| write.last = 0);
         self.writes.staged_reset = Some((to, configuration));
         self.restore_after = Some(self.writes.newest_seq());
+        self.aimed_apply = to.index;
     }
 
     /// Puts what was compacted into the write of this step.
@@ -546,6 +550,7 @@ impl Engine {
         self.pay_debts(out);
         self.aim_witnesses(out);
         self.advance_commit(now, out);
+        self.apply_committed(out);
     }
 
     /// Sends what had to wait until something was durable.

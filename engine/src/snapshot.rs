@@ -153,9 +153,15 @@ impl Engine {
     }
 
     /// Has what is committed applied, but never before what the log begins with is restored.
-    pub(crate) fn apply_committed(&self, out: &mut Outputs) {
-        if self.restore_after.is_none() || planted::on("applied-before-restored") {
-            out.push(Output::Apply { through: self.log.committed() });
+    pub(crate) fn apply_committed(&mut self, out: &mut Outputs) {
+        let mut through = self.log.committed();
+        if self.config.apply_persisted {
+            through = through.min(self.log.persisted());
+        }
+        let restored = self.restore_after.is_none() || planted::on("applied-before-restored");
+        if restored && through > self.aimed_apply {
+            self.aimed_apply = through;
+            out.push(Output::Apply { through });
         }
     }
 }

@@ -19,5 +19,7 @@ pub use blocking::*;
 pub use codec::*;
 pub use log::*;
 pub use memory::*;
-pub use snapshot::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, SnapshotWriter};
+pub use snapshot::{
+    ApplyMark, Snapshot, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, SnapshotWriter,
+};
 pub use state_machine::*;

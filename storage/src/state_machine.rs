@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use quorate_engine::LogId;
 
 use crate::codec::Codec;
+use crate::snapshot::{ApplyMark, Snapshot};
 
 /// The replicated application: commands go in, in the same order on every node.
 ///
@@ -15,8 +16,9 @@ use crate::codec::Codec;
 /// same responses on every node and in every run. No clock, no randomness, no iteration over hash
 /// maps; what needs those is decided before the command is proposed and travels in it.
 ///
-/// The state is the node's to lose: after a restart the machine starts as it was built and the
-/// committed log is applied to it again.
+/// The state is the node's to lose: after a restart the machine starts as it was built, restores the
+/// newest snapshot and applies the log behind it again. A machine that keeps its state on a disk of
+/// its own says so with [`StateMachine::durable`], and sees no command twice.
 #[async_trait]
 pub trait StateMachine: Send + 'static {
     /// What clients ask for.
@@ -43,6 +45,53 @@ pub trait StateMachine: Send + 'static {
         &mut self,
         entries: Vec<Committed<Self::Command>>,
     ) -> Result<Vec<Self::Response>, Failure>;
+
+    /// A consistent view of the state as it is now, to be written out while commands go on being
+    /// applied.
+    ///
+    /// Called by the apply worker between two batches, whenever the node wants a snapshot, so it
+    /// should be quick: a copy of the data, or better a share of it (`Arc`, a read transaction).
+    /// What the view gives is taken from it later, on a thread where blocking is allowed. Two nodes
+    /// with the same state need not give the same bytes, but each must be able to restore what any
+    /// other gives, of older versions too.
+    ///
+    /// # Errors
+    /// Nothing is compacted; the node warns and tries again later.
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure>;
+
+    /// Replaces the whole state by what `snapshot` holds.
+    ///
+    /// Called when the node starts, before anything is applied, and when a follower was so far
+    /// behind that the leader sends it a snapshot. Reading `snapshot` blocks: a machine that restores
+    /// much moves it to a thread of its own. A crash, or a dropped future, in the middle may leave
+    /// anything: the next start restores again. A machine with a disk of its own replaces its state
+    /// and its mark together, so that a crash leaves the old or the new.
+    ///
+    /// # Errors
+    /// Bytes that are no state of this machine, a checksum that does not fit: the node stops.
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure>;
+
+    /// For machines that keep their state on a disk of their own: makes everything applied so far
+    /// durable and returns the mark that was kept with it, the last that [`StateMachine::keep`] was
+    /// given before; [`ApplyMark::default`] if there is none yet.
+    ///
+    /// Called at the start, which then applies only what is behind the mark, and whenever the log is
+    /// to be compacted: entries through the mark are then no longer needed, without any snapshot.
+    /// So no command is lost as long as a crash never goes back behind what this returned; between
+    /// two calls `apply` need not sync.
+    ///
+    /// # Errors
+    /// Stops the node.
+    async fn durable(&mut self) -> Result<Option<ApplyMark>, Failure> {
+        Ok(None)
+    }
+
+    /// For machines with a disk of their own: what to keep with the state of the next `apply` or
+    /// `restore`, in the same transaction. Called right before each of them; not called for other
+    /// machines.
+    fn keep(&mut self, mark: ApplyMark) {
+        drop(mark);
+    }
 }
 
 /// A committed command with its place in the log.

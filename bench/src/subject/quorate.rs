@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::quorate::{Committed, Config, Failure as Broken, InProcess, Raft, Raw, StateMachine};
+use ::quorate::{
+    Committed, Config, Failure as Broken, InProcess, Raft, Raw, Snapshot, StateMachine,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -28,6 +30,14 @@ impl StateMachine for Nothing {
 
     async fn apply(&mut self, entries: Vec<Committed<Bytes>>) -> Result<Vec<()>, Broken> {
         Ok(vec![(); entries.len()])
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Broken> {
+        Ok(Snapshot::from_bytes(""))
+    }
+
+    async fn restore(&mut self, _: Snapshot) -> Result<(), Broken> {
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,8 +13,8 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use quorate::{
     Committed, Config, Env, Envelope, Failure, InProcess, Lane, MemoryDisk, Metrics, NetworkError,
-    NodeId, Peer, Postcard, Raft, RaftNetwork, RaftStorage, RoleKind, StateMachine, TokioEnv,
-    WriteError,
+    NodeId, Peer, Postcard, Raft, RaftNetwork, RaftStorage, RoleKind, Snapshot, StateMachine,
+    TokioEnv, WriteError,
 };
 use quorate_engine::Instant;
 use tokio::sync::Notify;
@@ -93,6 +94,10 @@ pub(crate) enum Fault {
     TooManyResponses,
     /// Waits until the gate opens, then applies.
     Gate,
+    SnapshotPanics,
+    SnapshotFails,
+    /// After some bytes.
+    SnapshotBreaks,
 }
 
 /// Remembers the commands it has seen, in order. The response is how many there were.
@@ -107,6 +112,7 @@ pub(crate) struct LedgerControl {
     fault: Mutex<Option<Fault>>,
     opened: Notify,
     applied: AtomicU64,
+    restored: AtomicU64,
 }
 
 impl LedgerControl {
@@ -117,6 +123,11 @@ impl LedgerControl {
     pub(crate) fn open_gate(&self) {
         *lock(&self.fault) = None;
         self.opened.notify_one();
+    }
+
+    /// Snapshots restored.
+    pub(crate) fn restored(&self) -> u64 {
+        self.restored.load(Ordering::SeqCst)
     }
 
     /// Commands applied.
@@ -158,6 +169,26 @@ impl StateMachine for Ledger {
             _ => {}
         }
         Ok(responses)
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        let fault = *lock(&self.control.fault);
+        match fault {
+            Some(Fault::SnapshotPanics) => panic!("told to panic"),
+            Some(Fault::SnapshotFails) => return Err(Failure::msg("told to fail")),
+            Some(Fault::SnapshotBreaks) => {
+                let pieces = [Ok(Bytes::from_static(b"half of ")), Err(Failure::msg("told to"))];
+                return Ok(Snapshot::new(pieces.into_iter()));
+            }
+            _ => Snapshot::encode(&self.ids),
+        }
+    }
+
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        self.ids = snapshot.decode()?;
+        self.control.restored.fetch_add(1, Ordering::SeqCst);
+        self.control.applied.store(self.ids.len() as u64, Ordering::SeqCst);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate::{Committed, Failure, Postcard, StateMachine};
+use quorate::{Committed, Failure, Postcard, Snapshot, StateMachine};
 use serde::{Deserialize, Serialize};
 
 /// What clients ask for. Postcard is positional: a new command goes at the end.
@@ -110,6 +110,24 @@ impl StateMachine for Store {
 
     async fn apply(&mut self, entries: Vec<Committed<Command>>) -> Result<Vec<Response>, Failure> {
         Ok(entries.into_iter().map(|entry| self.execute(entry.id.index, entry.command)).collect())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        // Keys and values are shared with the copy; what it is written as is made as it is taken.
+        let values = self.values.clone();
+        Ok(Snapshot::new(values.into_iter().map(|pair| Ok(postcard::to_stdvec(&pair)?.into()))))
+    }
+
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        let bytes = snapshot.into_bytes()?;
+        let mut rest = &bytes[..];
+        self.values.clear();
+        while !rest.is_empty() {
+            let ((key, value), after) = postcard::take_from_bytes::<(String, Bytes)>(rest)?;
+            self.values.insert(key, value);
+            rest = after;
+        }
+        Ok(())
     }
 }
 

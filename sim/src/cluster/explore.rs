@@ -45,6 +45,8 @@ pub struct Statistics {
     pub faults: u64,
     /// Disks that forgot what they had synced.
     pub forgetful: u64,
+    /// Snapshots restored, at starts and from leaders.
+    pub restored: u64,
     /// Simulated time.
     pub simulated_ms: u64,
 }
@@ -59,6 +61,7 @@ impl From<Statistics> for Counts {
             ("reads", s.reads),
             ("faults", s.faults),
             ("forgetful", s.forgetful),
+            ("restored", s.restored),
             ("simulated_ms", s.simulated_ms),
         ])
     }
@@ -367,6 +370,7 @@ impl Run {
             reads: reads.count() as u64,
             faults,
             forgetful: u64::from(self.cluster.has_forgotten()),
+            restored: self.ledger.restored(),
             simulated_ms: self.sim.elapsed().as_millis() as u64,
         }
     }

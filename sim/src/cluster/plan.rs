@@ -53,6 +53,13 @@ impl Plan {
         config.window_bytes = rng.pick(&[100, 2_000, 8 << 20]);
         config.uncommitted_bytes = rng.pick(&[2_000, 64 << 20]);
         cluster.segment_bytes = rng.pick(&[8 << 10, 32 << 10, 256 << 10]);
+        // A stream of their own: they came later, and worlds stay what they were without them.
+        let mut snapshots = Rng::stream(seed, "snapshots");
+        config.snapshot_entries = snapshots.pick(&[None, Some(3), Some(20), Some(100)]);
+        config.snapshot_log_bytes = None;
+        config.keep_entries = snapshots.pick(&[0, 0, 5, 50]);
+        config.snapshot_part_bytes = snapshots.pick(&[20, 200, 256 << 10]);
+        config.snapshot_stall_timeout = config.election_timeout_max * 3;
         let millis = Duration::from_millis;
         let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
         cluster.sync = (millis(shortest), millis(longest));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use quorate::{Committed, Failure, LogId, Postcard, StateMachine};
+use quorate::{Committed, Failure, LogId, Postcard, Snapshot, StateMachine};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::sim::{Sim, lock};
@@ -63,6 +63,8 @@ struct Entries {
     by_index: BTreeMap<u64, (LogId, Command)>,
     /// What each node has applied in its present life, in order.
     by_node: BTreeMap<u64, Vec<LogId>>,
+    /// States that were restored, at starts and from leaders.
+    restored: u64,
 }
 
 impl Ledger {
@@ -76,6 +78,36 @@ impl Ledger {
             drop(entries);
             sim.fail("State Machine Safety", what);
         }
+    }
+
+    /// What this node has applied, term and index, for its snapshots.
+    fn of(&self, node: u64) -> Vec<(u64, u64)> {
+        let entries = lock(&self.0);
+        let here = entries.by_node.get(&node).into_iter().flatten();
+        here.map(|id| (id.term, id.index)).collect()
+    }
+
+    /// This node takes over a state in which these were applied, and nothing else. Returns the last.
+    fn restore(&self, sim: &Sim, node: u64, applied: Vec<(u64, u64)>) -> LogId {
+        let applied: Vec<LogId> =
+            applied.into_iter().map(|(term, index)| LogId::new(term, index)).collect();
+        let last = applied.last().copied().unwrap_or_default();
+        let mut entries = lock(&self.0);
+        let known = entries.by_index.range(..=last.index).map(|(_, (id, _))| *id);
+        let same = known.eq(applied.iter().copied());
+        entries.by_node.insert(node, applied);
+        entries.restored += 1;
+        drop(entries);
+        if !same {
+            let what = format!("node {node} restores a state at {last} that never was");
+            sim.fail("State Machine Safety", what);
+        }
+        last
+    }
+
+    /// How often a state was restored.
+    pub(crate) fn restored(&self) -> u64 {
+        lock(&self.0).restored
     }
 
     /// How often each command was applied, by its number.
@@ -165,5 +197,17 @@ impl StateMachine for Store {
             answers.push(self.execute(entry.command.operation));
         }
         Ok(answers)
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        let applied = self.ledger.of(self.node);
+        Snapshot::encode(&(applied, &self.values))
+    }
+
+    async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        let (applied, values): (Vec<(u64, u64)>, _) = snapshot.decode()?;
+        self.values = values;
+        self.last = self.ledger.restore(&self.sim, self.node, applied);
+        Ok(())
     }
 }

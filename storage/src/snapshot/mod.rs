@@ -13,7 +13,9 @@
 
 pub mod file;
 mod format;
+mod mark;
 mod memory;
+mod view;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +25,9 @@ use quorate_engine::{LogId, Membership};
 
 use crate::log::StorageError;
 
+pub use mark::ApplyMark;
 pub(crate) use memory::*;
+pub use view::Snapshot;
 
 /// What a snapshot covers.
 #[derive(Clone, Debug, PartialEq, Eq)]

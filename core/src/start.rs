@@ -1,0 +1,279 @@
+//! The start of a group: what its store recovered, its snapshots and its state machine have to fit
+//! together, and then its tasks run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use quorate_engine::{Engine, HardState, Index, Log, LogId, Membership};
+use quorate_storage::{
+    ApplyMark, Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, SnapshotStore, StateMachine,
+    StorageError, WriteBatch, WriteDone,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::apply::{ApplyInbox, ApplyWorker};
+use crate::callers::{Application, Callers};
+use crate::env::{Env, blocking};
+use crate::error::StartError;
+use crate::host::{GroupBuilder, HostInner};
+use crate::lanes::Wires;
+use crate::metrics::Board;
+use crate::node::{Books, ControlSender, Node};
+use crate::pending::Pending;
+use crate::raft::{Handle, Raft};
+use crate::snapshots::Snapshots;
+use crate::tail::Tail;
+
+/// What a state machine begins with.
+struct Base {
+    /// Everything through here is in its state.
+    last: LogId,
+    configuration: Option<(LogId, Membership)>,
+    /// Whether it keeps its state on a disk of its own.
+    durable_machine: bool,
+}
+
+/// Recovers a group and starts its tasks.
+pub(crate) async fn start_group<S: StateMachine>(
+    builder: GroupBuilder<S>,
+    owns_host: bool,
+) -> Result<Raft<S>, StartError> {
+    let GroupBuilder { host, group, mut machine, storage } = builder;
+    let inner = host.inner.clone();
+    let (id, env, config) = (inner.id, inner.env.clone(), inner.config.clone());
+    inner.refuse_known(group)?;
+    let mut storage = match storage {
+        Some(storage) => storage,
+        None => inner.open_group(group)?,
+    };
+    // Recovery may read the whole log.
+    let recovery = move || {
+        let recovered = storage.recover();
+        let recovered = recovered.and_then(|r| {
+            let snapshots = storage.snapshots();
+            let newest = snapshots.list()?.pop();
+            Ok((r, snapshots, newest))
+        });
+        (storage, recovered)
+    };
+    let (mut storage, recovered) = blocking(&*env, recovery)
+        .await
+        .ok_or_else(|| StartError::Config("the recovery of the storage panicked".into()))?;
+    let (mut recovered, store, newest) = recovered?;
+    let identity = match recovered.identity {
+        Some(identity) if identity.node != id => {
+            return Err(StartError::OtherNode { found: identity.node, wanted: id });
+        }
+        Some(identity) => identity,
+        None => {
+            let identity = Identity { node: id, incarnation: env.random().max(1), cluster: 0 };
+            write(&mut storage, vec![LogOp::Identity(identity)]).await?;
+            identity
+        }
+    };
+    if let Some(newest) = &newest {
+        complete_reset(&mut storage, &mut recovered, newest).await?;
+    }
+    let base = restore(&mut machine, &*env, &store, newest.as_ref(), recovered.compacted).await?;
+    let Recovered { hard_state, compacted, last, runs, configurations, .. } = recovered;
+    let mut log = Log::recovered(compacted, last, runs, configurations)
+        .map_err(|error| StartError::Config(error.to_string()))?;
+    if base.last != LogId::ZERO {
+        log = log.restored(base.last).map_err(|_| {
+            StartError::StateMissing(format!(
+                "the state machine has everything through {}, the log ends with {last}",
+                base.last
+            ))
+        })?;
+    }
+    let mut settings = config.engine(id, identity.incarnation, env.random());
+    settings.apply_persisted = base.durable_machine;
+    let born_in = hard_state.term;
+    let now = env.now();
+    let engine = Engine::new(settings, hard_state, log, now)?;
+
+    let (control, control_in) = ControlSender::channel();
+    let (requests, requests_in) = mpsc::unbounded_channel();
+    let cluster = Arc::new(AtomicU64::new(identity.cluster));
+    inner.add_group(group, control.clone(), identity.incarnation, cluster.clone())?;
+
+    let window = config.election_timeout_max;
+    let board = Arc::new(Board::new(id, group, env.clone(), window));
+    board.set_applied(base.last.index);
+    let tail = Arc::new(Tail::new(last, config.tail_bytes));
+    let reader = storage.reader();
+    let pending = Arc::new(Pending::default());
+    let apply = Arc::new(ApplyInbox::default());
+    let callers = Callers::<S>::new();
+    let wires = Arc::new(Wires {
+        id,
+        group,
+        incarnation: identity.incarnation,
+        cluster,
+        env: env.clone(),
+        network: inner.network.clone(),
+        control: control.clone(),
+        tail: tail.clone(),
+        log: reader.clone(),
+        limits: config.stream_limits(),
+    });
+    let worker = ApplyWorker {
+        machine,
+        callers: callers.clone(),
+        inbox: apply.clone(),
+        tail,
+        log: reader,
+        pending: pending.clone(),
+        board: board.clone(),
+        control: control.clone(),
+        applied: base.last,
+        configuration: base.configuration,
+        durable_machine: base.durable_machine,
+        snapshots: store.clone(),
+        env: env.clone(),
+        batch_bytes: config.apply_bytes,
+        open: None,
+    };
+    let apply_task = env.spawn(Box::pin(worker.run()));
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let application: Arc<dyn Application> = callers.clone();
+    let node = Node {
+        engine,
+        storage,
+        identity,
+        config,
+        wires,
+        directory: inner.directory.clone(),
+        application,
+        apply: apply.clone(),
+        apply_task,
+        pending,
+        board: board.clone(),
+        requests: requests_in,
+        control: control_in,
+        queued_bytes: queued_bytes.clone(),
+        snapshots: Snapshots::new(store, newest, base.durable_machine, base.last.index, now),
+        books: Books::new(env.random(), born_in),
+    };
+    let guard = StopGuard {
+        host: inner,
+        group,
+        callers: callers.clone(),
+        apply: apply.clone(),
+        board: board.clone(),
+    };
+    let task = env.spawn(Box::pin(async move {
+        let guard = guard;
+        node.run().await;
+        drop(guard);
+    }));
+    let task = tokio::sync::Mutex::new(Some(task));
+    let shared =
+        Handle { host, owns_host, callers, apply, board, requests, control, queued_bytes, task };
+    Ok(Raft::of(shared))
+}
+
+/// A snapshot of the leader is durable before the log is reset to begin behind it: a crash in
+/// between is made good here.
+async fn complete_reset(
+    storage: &mut Box<dyn RaftStorage>,
+    recovered: &mut Recovered,
+    newest: &SnapshotInfo,
+) -> Result<(), StartError> {
+    let to = newest.meta.last;
+    if to.index <= recovered.compacted.index || term_at(recovered, to.index) == Some(to.term) {
+        return Ok(());
+    }
+    let configuration = newest.meta.configuration.clone();
+    let mut ops = Vec::new();
+    if recovered.hard_state.term < to.term {
+        // The term came with the snapshot, and its write was still under way.
+        recovered.hard_state = HardState { term: to.term, voted_for: None };
+        ops.push(LogOp::HardState(recovered.hard_state));
+    }
+    ops.push(LogOp::Reset { to, configuration: configuration.clone() });
+    write(storage, ops).await?;
+    recovered.compacted = to;
+    recovered.last = to;
+    recovered.runs.clear();
+    recovered.configurations = vec![configuration];
+    Ok(())
+}
+
+fn term_at(recovered: &Recovered, index: Index) -> Option<u64> {
+    if index > recovered.last.index {
+        return None;
+    }
+    recovered.runs.iter().rev().find(|run| run.first <= index).map(|run| run.term)
+}
+
+/// Gives the state machine the newest state there is: its own, or the newest snapshot.
+async fn restore<S: StateMachine>(
+    machine: &mut S,
+    env: &dyn Env,
+    store: &Arc<dyn SnapshotStore>,
+    newest: Option<&SnapshotInfo>,
+    compacted: LogId,
+) -> Result<Base, StartError> {
+    let machine_failed = |why: quorate_storage::Failure| StartError::StateMachine(why.to_string());
+    let mark = machine.durable().await.map_err(machine_failed)?;
+    let durable_machine = mark.is_some();
+    let own = mark.as_ref().map_or(LogId::ZERO, ApplyMark::last);
+    if let Some(info) = newest.filter(|info| info.meta.last.index > own.index) {
+        let last = info.meta.last;
+        let opening = store.clone();
+        let opened = blocking(env, move || opening.open(last)).await;
+        let lost = || StorageError::Corrupt(format!("snapshot {last} can't be opened"));
+        let reader = opened.ok_or_else(lost)??.ok_or_else(lost)?;
+        let configuration = info.meta.configuration.clone();
+        if durable_machine {
+            machine.keep(ApplyMark::new(last, configuration.clone()));
+        }
+        machine.restore(reader.into()).await.map_err(machine_failed)?;
+        return Ok(Base { last, configuration: Some(configuration), durable_machine });
+    }
+    if own.index < compacted.index {
+        return Err(StartError::StateMissing(format!(
+            "the log begins behind {compacted}, and neither a snapshot nor the state machine has \
+             what comes before"
+        )));
+    }
+    let configuration = mark.and_then(|mark| mark.configuration().cloned());
+    Ok(Base { last: own, configuration, durable_machine })
+}
+
+/// Writes before the node says a word, and waits until it is durable.
+async fn write(storage: &mut Box<dyn RaftStorage>, ops: Vec<LogOp>) -> Result<(), StartError> {
+    let (to, durable) = oneshot::channel();
+    let done = WriteDone::new(move |result| drop(to.send(result)));
+    storage.submit(WriteBatch { ops }, done);
+    match durable.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(StartError::Config("the storage did not answer the first write".into())),
+    }
+}
+
+/// Whatever ends the node task, also a panic or an aborted runtime: nobody is left waiting.
+struct StopGuard<S: StateMachine> {
+    host: Arc<HostInner>,
+    group: u64,
+    callers: Arc<Callers<S>>,
+    apply: Arc<ApplyInbox>,
+    board: Arc<Board>,
+}
+
+impl<S: StateMachine> Drop for StopGuard<S> {
+    fn drop(&mut self) {
+        self.host.remove_group(self.group);
+        if std::thread::panicking() {
+            self.board.publish(|metrics| {
+                metrics.fatal.get_or_insert_with(|| {
+                    "a broken invariant stopped the node; its log has the panic".into()
+                });
+            });
+        }
+        self.apply.close();
+        self.callers.close();
+        self.board.close();
+    }
+}
