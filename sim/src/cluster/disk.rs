@@ -79,16 +79,13 @@ impl SimDisk {
         }
     }
 
-    /// What the log's thread does, as a task of the process. Ends when the power goes in the middle
-    /// of a write; then `cut` is called, before anything else of the process runs.
+    /// What the log's thread does, as a task of the process.
     pub(crate) async fn drive(
         self: Arc<Self>,
         env: Arc<NodeEnv>,
         mut driver: WalDriver,
         queued: Arc<Notify>,
-        cut: impl FnOnce() + Send,
     ) {
-        let life = self.files.crashes();
         let mut sealed = false;
         loop {
             let idle = async {
@@ -108,16 +105,7 @@ impl SimDisk {
                     false
                 }
             };
-            loop {
-                if self.files.crashes() != life {
-                    self.sim
-                        .note(self.node, format_args!("the power goes in the middle of a write"));
-                    cut();
-                    return;
-                }
-                if !worked {
-                    break;
-                }
+            while worked {
                 sealed = false;
                 self.sim.say(self.node, format_args!("disk: a write has ended"));
                 self.work(&env).await;

@@ -73,12 +73,33 @@ struct GateState {
     waiting: Vec<Waker>,
 }
 
+/// The power of a machine: a change of the disk may be the last before it goes, and no task of the
+/// process may see what comes after.
+#[derive(Default)]
+struct Supply(Mutex<Option<Cord>>);
+
+struct Cord {
+    is_off: Box<dyn Fn() -> bool + Send>,
+    cut: Box<dyn FnOnce() + Send>,
+}
+
+impl Supply {
+    /// Called whenever a task of the process has had its turn.
+    fn look(&self) {
+        let off = lock(&self.0).take_if(|cord| (cord.is_off)());
+        if let Some(cord) = off {
+            (cord.cut)();
+        }
+    }
+}
+
 /// One life of a process.
 pub(crate) struct NodeEnv {
     sim: Sim,
     node: u64,
     clock: Arc<MachineClock>,
     gate: Arc<Gate>,
+    supply: Arc<Supply>,
     rng: Mutex<Rng>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -88,7 +109,19 @@ impl NodeEnv {
     pub(crate) fn new(sim: Sim, node: u64, life: u32, clock: Arc<MachineClock>) -> Self {
         let rng = Rng::stream(sim.seed(), &format!("node {node} life {life}"));
         let rng = Mutex::new(rng);
-        Self { sim, node, clock, gate: Arc::default(), rng, tasks: Mutex::default() }
+        let (gate, supply) = (Arc::default(), Arc::default());
+        Self { sim, node, clock, gate, supply, rng, tasks: Mutex::default() }
+    }
+
+    /// Calls `cut` once, as soon as a task of the process has done what makes `is_off` true, and
+    /// before another one runs.
+    pub(crate) fn on_power_cut(
+        &self,
+        is_off: impl Fn() -> bool + Send + 'static,
+        cut: impl FnOnce() + Send + 'static,
+    ) {
+        let cord = Cord { is_off: Box::new(is_off), cut: Box::new(cut) };
+        *lock(&self.supply.0) = Some(cord);
     }
 
     /// Nothing of this process runs from now on; what it was in the middle of is dropped.
@@ -151,7 +184,8 @@ impl Env for NodeEnv {
             return tokio::spawn(async {});
         }
         let (sim, node, gate) = (self.sim.clone(), self.node, self.gate.clone());
-        let spawned = tokio::spawn(Gated { sim, node, gate, task });
+        let supply = self.supply.clone();
+        let spawned = tokio::spawn(Gated { sim, node, gate, supply, task });
         let mut tasks = lock(&self.tasks);
         tasks.retain(|task| !task.is_finished());
         tasks.push(spawned.abort_handle());
@@ -173,6 +207,7 @@ struct Gated {
     sim: Sim,
     node: u64,
     gate: Arc<Gate>,
+    supply: Arc<Supply>,
     task: BoxFuture<'static, ()>,
 }
 
@@ -196,6 +231,7 @@ impl Future for Gated {
             }
         }
         let polled = catch_unwind(AssertUnwindSafe(|| self.task.as_mut().poll(context)));
+        self.supply.look();
         polled.unwrap_or_else(|panic| {
             let what = format!("node {}: {}", self.node, panic_text(&*panic));
             self.sim.fail("no node panics", what);

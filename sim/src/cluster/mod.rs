@@ -340,15 +340,18 @@ impl<S: StateMachine> Cluster<S> {
             self.forget(id, life);
             error.to_string()
         })?;
-        let dying = env.clone();
+        let (dying, files) = (env.clone(), disk.files.clone());
+        let crashes = files.crashes();
         let this = Arc::downgrade(&self.0);
         let cut = move || {
             dying.kill();
             if let Some(shared) = this.upgrade() {
+                shared.sim.note(id, format_args!("the power goes in the middle of a write"));
                 Cluster(shared).forget(id, life);
             }
         };
-        drop(env.spawn(Box::pin(disk.drive(env.clone(), driver, queued, cut))));
+        env.on_power_cut(move || files.crashes() != crashes, cut);
+        drop(env.spawn(Box::pin(disk.drive(env.clone(), driver, queued))));
         // As a task of the process: a crash ends it wherever it is.
         let (to, started) = oneshot::channel();
         let start = Raft::builder(id, machine(id))
