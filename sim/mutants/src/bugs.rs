@@ -229,7 +229,7 @@ pub(crate) static BUGS: [Bug; 58] = [
     log(
         "recycled-segment-keeps-salt",
         "stale records in a reused or preallocated segment are replayed",
-        400,
+        100,
         &[STARTS],
     ),
     log(

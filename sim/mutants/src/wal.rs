@@ -30,7 +30,7 @@ const GROUPS: u64 = 3;
 pub(crate) fn run(seed: u64) -> Result<(), Caught> {
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let mut rng = Rng::stream(seed, "log");
-        let mut life = Life::begin(seed)?;
+        let mut life = Life::begin(seed, rng.below(4) == 0)?;
         for _ in 0..rng.between(20, 120) {
             life.step(&mut rng)?;
         }
@@ -60,14 +60,17 @@ struct Life {
     disk: FakeDisk,
     open: Option<WalDriver>,
     groups: Vec<Group>,
+    /// One group writes batches of one shape and compacts as it grows: in a file that is used again
+    /// each new batch stands where an old one stood.
+    steady: bool,
     /// A write has failed: until the next start nothing may succeed.
     failed: bool,
 }
 
 impl Life {
-    fn begin(seed: u64) -> Result<Self, Caught> {
+    fn begin(seed: u64, steady: bool) -> Result<Self, Caught> {
         let disk = FakeDisk::new(seed);
-        let mut life = Self { disk, open: None, groups: Vec::new(), failed: false };
+        let mut life = Self { disk, open: None, groups: Vec::new(), steady, failed: false };
         let blank = (0..GROUPS).map(|_| (Vec::new(), 0)).collect();
         life.start(blank)?;
         Ok(life)
@@ -76,6 +79,13 @@ impl Life {
     fn step(&mut self, rng: &mut Rng) -> Result<(), Caught> {
         let how = rng.pick(&[Crash::LoseUnsynced, Crash::Torn, Crash::Torn, Crash::KeepAll]);
         match rng.below(100) {
+            0..65 if self.steady => {
+                let group = &mut self.groups[0];
+                let ops = steady_batch(&mut group.model);
+                group.outcomes.push(submit(&mut group.log, ops.clone()));
+                group.history.push(ops);
+                self.pump()
+            }
             0..65 => {
                 let group = &mut self.groups[rng.below(GROUPS) as usize];
                 let ops = next_batch(&mut group.model, rng);
@@ -260,6 +270,17 @@ fn next_batch(model: &mut MemoryStorage, rng: &mut Rng) -> Vec<LogOp> {
             op
         })
         .collect()
+}
+
+/// The next entry, and no more need of the one before.
+fn steady_batch(model: &mut MemoryStorage) -> Vec<LogOp> {
+    let now = model.recover().expect("memory does not fail");
+    let mut batch = Batch::new(1);
+    batch.push(&[now.last.index as u8 | 1; 700]);
+    let block = batch.seal(LogId::new(now.hard_state.term, now.last.index + 1));
+    let ops = vec![LogOp::Append(block), LogOp::Compact { through: now.last }];
+    drop(submit(model, ops.clone()));
+    ops
 }
 
 fn membership(rng: &mut Rng) -> Membership {

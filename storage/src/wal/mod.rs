@@ -124,7 +124,8 @@ impl Default for WalOptions {
 /// ```
 ///
 /// With the last handle (this, and every [`WalStorage`]) the log writes what is queued, seals
-/// itself, ends and joins its thread, and gives the directory back. Readers don't keep it open.
+/// itself, ends and joins its thread, and gives the directory back. Readers don't keep it open; a
+/// snapshot that is being written keeps the directory locked until it is committed or dropped.
 #[derive(Clone)]
 pub struct Wal {
     handles: Arc<Handles>,
