@@ -80,7 +80,7 @@ impl Snapshot {
 impl From<Arc<dyn SnapshotReader>> for Snapshot {
     fn from(reader: Arc<dyn SnapshotReader>) -> Self {
         let mut offset = 0;
-        let mut pieces = move || {
+        let pieces = move || {
             if offset >= reader.info().bytes {
                 return None;
             }
@@ -100,7 +100,7 @@ impl From<Arc<dyn SnapshotReader>> for Snapshot {
                 }
             }
         };
-        Self::new(std::iter::from_fn(move || pieces()))
+        Self::new(std::iter::from_fn(pieces))
     }
 }
 
