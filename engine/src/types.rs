@@ -54,6 +54,18 @@ pub struct HardState {
     pub voted_for: Option<NodeId>,
 }
 
+impl HardState {
+    /// What a node starts with whose newest snapshot is of `term`: this, or that term without a vote
+    /// if it is later. A snapshot may be durable before the write that said in which term it came;
+    /// as long as that write was not, no vote of that term has left the node.
+    ///
+    /// Called at a start that resets the log to a snapshot, and made durable with the reset.
+    #[must_use]
+    pub fn at_least(self, term: Term) -> Self {
+        if term > self.term { Self { term, voted_for: None } } else { self }
+    }
+}
+
 impl fmt::Display for HardState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "term={} vote=", self.term)?;

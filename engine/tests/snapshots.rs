@@ -214,6 +214,31 @@ fn a_crash_between_the_steps_of_an_installation() {
     assert_eq!(c.committed(3), c.committed(1));
 }
 
+/// The snapshot is durable before the write that took over its term: a start takes it from there.
+#[test]
+fn a_snapshot_may_be_of_a_later_term_than_the_hard_state() {
+    let mut c = with_3_behind();
+    c.hold_disk(3);
+    c.crash(1);
+    c.restart(1);
+    let leader = c.run_until_other_leader(3);
+    c.propose(leader, 3);
+    c.deliver_all();
+    c.snapshot(leader);
+    c.heal();
+    c.propose(leader, 1);
+    c.run(1000);
+    let snapshot = c.engine(leader).log().snapshot();
+    assert!(snapshot.term > c.node(3).disk.hard.term, "nothing of the new term is durable");
+    assert_eq!(c.engine(3).log().compacted(), snapshot);
+    c.crash(3);
+    c.restart(3);
+    assert_eq!((c.term(3), c.last(3)), (snapshot.term, snapshot));
+    assert_eq!(c.node(3).disk.hard.voted_for, None);
+    c.run(3000);
+    assert_eq!(c.committed(3), c.committed(leader));
+}
+
 /// What is committed while a snapshot installs is applied behind it.
 #[test]
 fn nothing_is_applied_before_the_snapshot_is_restored() {

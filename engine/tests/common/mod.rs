@@ -589,6 +589,7 @@ impl Cluster {
                 // The crash came between the snapshot and the reset, which is done now.
                 node.disk.blocks.clone_from(&node.disk.snapshot);
                 node.disk.compacted = snapshot;
+                node.disk.hard = node.disk.hard.at_least(snapshot.term);
             }
             log = node.disk.recover();
             if snapshot > LogId::ZERO {

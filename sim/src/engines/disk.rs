@@ -81,7 +81,11 @@ impl Disk {
 
     /// What a node starts from: the reset of the log that a crash has left undone is done.
     pub(crate) fn recover(&mut self) -> &Image {
-        self.durable.log = self.durable.recovered().clone();
+        let snapshot = self.durable.snapshot.last();
+        if !self.durable.log.contains(snapshot) {
+            self.durable.log = self.durable.recovered().clone();
+            self.durable.hard = self.durable.hard.at_least(snapshot.term);
+        }
         &self.durable
     }
 
