@@ -338,7 +338,7 @@ pub(crate) static BUGS: [Bug; 58] = [
         "verified-for-an-earlier-leader",
         "a follower commits leaderCommit past what it matched",
         100,
-        &[COMMIT, STAYS, MACHINES, ACCUSED],
+        &[COMMIT, STAYS, MACHINES, ACCUSED, ASSERTION],
     ),
     protocol("matched-goes-back", "commit or match index goes back", 100, &[POSITIONS]),
     protocol(
@@ -359,7 +359,7 @@ pub(crate) static BUGS: [Bug; 58] = [
     protocol(
         "older-snapshot-installed",
         "an older snapshot over newer state; install races apply",
-        100,
+        1_000,
         &[BEGINS, POSITIONS, ASSERTION],
     ),
     protocol(
