@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use quorate_engine::{Engine, HardState, Index, Log, LogId, Membership};
+use quorate_engine::{Engine, Index, Log, LogId, Membership};
 use quorate_storage::{
     ApplyMark, Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, SnapshotStore, StateMachine,
     StorageError, WriteBatch, WriteDone,
@@ -186,10 +186,10 @@ async fn complete_reset(
     }
     let configuration = newest.meta.configuration.clone();
     let mut ops = Vec::new();
-    if recovered.hard_state.term < to.term {
-        // The term came with the snapshot, and its write was still under way.
-        recovered.hard_state = HardState { term: to.term, voted_for: None };
-        ops.push(LogOp::HardState(recovered.hard_state));
+    let hard_state = recovered.hard_state.at_least(to.term);
+    if hard_state != recovered.hard_state {
+        recovered.hard_state = hard_state;
+        ops.push(LogOp::HardState(hard_state));
     }
     ops.push(LogOp::Reset { to, configuration: configuration.clone() });
     write(storage, ops).await?;

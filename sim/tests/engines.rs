@@ -161,7 +161,7 @@ const PLANTED: [(Sabotage, &str, u64); 18] = [
     (Sabotage::VotesAltered, "Log Matching", 60),
     (Sabotage::VotesAltered, "committed never changes", 300),
     (Sabotage::ReadsUnconfirmed, "reads are linearizable", 2),
-    (Sabotage::WritesReordered, "a node can start from what its disk kept", 200),
+    (Sabotage::WritesReordered, "a node can start from what its disk kept", 600),
     (Sabotage::SyncIgnored, "positions never go back", 20),
     (Sabotage::SyncIgnored, "Leader Completeness", 20),
     (Sabotage::AppliedEarly, "State Machine Safety", 20),

@@ -33,6 +33,8 @@ pub struct Plan {
     pub snapshot_entries: Option<u64>,
     /// How many entries before its newest snapshot a node keeps.
     pub keep_entries: u64,
+    /// Whether nodes apply only what their own disk has, as for a state machine with a disk.
+    pub apply_persisted: bool,
     /// In how many parts a snapshot is sent.
     pub snapshot_parts: u64,
     /// Shortest and longest sync, in microseconds.
@@ -106,6 +108,7 @@ impl Plan {
             snapshot_entries: snapshots.pick(&[None, Some(20), Some(100), Some(500)]),
             keep_entries: snapshots.pick(&[0, 0, 5, 1_000]),
             snapshot_parts: snapshots.pick(&[1, 5, 40]),
+            apply_persisted: snapshots.chance(250),
             sync_us: rng.pick(&[
                 Self::QUICK_SYNC_US,
                 (500, 5_000),

@@ -405,6 +405,7 @@ impl World {
             election_timeout_max: plan.election_max,
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
             keep_entries: plan.keep_entries,
+            apply_persisted: plan.apply_persisted,
             seed: Rng::new(seed ^ (id << 32 | u64::from(node.life))).number(),
             ..Config::new(id)
         };

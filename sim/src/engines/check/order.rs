@@ -1,6 +1,7 @@
 //! The order of the log positions (Invariants of `ARCHITECTURE.md`; paper Figure 2): `compacted <=
 //! snapshot <= applied <= committed <= last`, `persisted <= last`; and the engine's idea of its log
-//! is the log. While a snapshot of the leader is installed, the state machine is behind.
+//! is the log. While a snapshot of the leader is installed, the state machine is behind. A node that
+//! is to apply only what its disk has does so.
 //!
 //! The engine asserts the order itself. Here the log and the state machine are looked at.
 
@@ -26,7 +27,8 @@ impl Check for Order {
             && applied <= node.applied
             && node.applied <= committed
             && committed <= last
-            && log.persisted() <= last;
+            && log.persisted() <= last
+            && (!engine.config().apply_persisted || node.applied <= log.persisted());
         if !ordered {
             return Err(format!(
                 "node {}: compacted {}, snapshot {}, applied {applied} (the state machine {}), committed \
