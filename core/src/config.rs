@@ -20,6 +20,9 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// ... and at most this; also how long a leader without a quorum goes on. Default 1000 ms.
     pub election_timeout_max: Duration,
+    /// A leader hands over to a voter with a higher number once that has caught up. Default 0 on every
+    /// node: nobody is preferred.
+    pub priority: u32,
     /// How long a write may take, from the call to the answer. Default 5 s.
     pub write_timeout: Duration,
     /// How long a linearizable read may wait for its read index. Default 5 s.
@@ -71,6 +74,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
+            priority: 0,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             forward_writes: true,
@@ -114,7 +118,7 @@ impl Config {
             election_timeout_max: self.election_timeout_max,
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
             keep_entries: self.keep_entries,
-            priority: 0,
+            priority: self.priority,
             apply_persisted: false,
             seed,
         }

@@ -160,6 +160,64 @@ pub enum SnapshotError {
     Stopped,
 }
 
+/// Why a change of membership was not made, or not all of it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Another change, or a transfer, is under way. Nothing was done; retry when it is over.
+    #[error("another change of membership is in progress; nothing was done, retry when it is over")]
+    InProgress,
+    /// Another configuration is in force than the one expected. Nothing was done.
+    #[error("the membership is not the one that was expected; nothing was done, look again")]
+    Changed,
+    /// No member has this id. Nothing was done.
+    #[error("node {0} is not a member; nothing was done")]
+    UnknownMember(NodeId),
+    /// A learner was still behind at the deadline. It stays a learner; ask for its promotion again.
+    #[error("the node has not caught up in time; it stays a learner, try again")]
+    NotCaughtUp,
+    /// No leader said that it is done in time. It may have been done; look at the membership.
+    #[error("no leader has confirmed the change in time; it may have been made, look again")]
+    NoLeader,
+    /// Such a membership can't be. Nothing was done.
+    #[error("{0}; nothing was done")]
+    Refused(String),
+    /// This node has stopped.
+    #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
+    Stopped,
+}
+
+impl ChangeError {
+    /// Whether the change may have been made, or begun.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, Self::NotCaughtUp | Self::NoLeader | Self::Stopped)
+    }
+}
+
+/// Why the leadership did not go where it was to go. Writes go on in any case.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// The target did not take over in time; the leader leads on.
+    #[error("the target did not take over in time; the leader leads on, see whether it is up")]
+    Timeout,
+    /// Another node took over.
+    #[error("node {leader} leads now, and not the one that was to")]
+    Other {
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// A transfer or a change of membership is under way.
+    #[error("another transfer or a change of membership is in progress; retry when it is over")]
+    InProgress,
+    /// The target can't lead.
+    #[error("{0}; nothing was done")]
+    Refused(String),
+    /// This node has stopped.
+    #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
+    Stopped,
+}
+
 /// The state waited for did not come in time.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("waited {waited:?} for {what}; last seen: {last}")]

@@ -39,8 +39,10 @@ mod error;
 mod forward;
 mod host;
 mod lanes;
+mod membership;
 mod metrics;
 mod node;
+mod orders;
 mod pending;
 mod raft;
 mod snapshots;
@@ -54,8 +56,12 @@ mod trigger;
 pub use async_trait::async_trait;
 pub use config::Config;
 pub use env::{Env, TokioEnv};
-pub use error::{InitializeError, ReadError, SnapshotError, StartError, WaitError, WriteError};
+pub use error::{
+    ChangeError, InitializeError, ReadError, SnapshotError, StartError, TransferError, WaitError,
+    WriteError,
+};
 pub use host::{GroupBuilder, Host, HostBuilder};
+pub use membership::{CatchUp, MembershipChange};
 pub use metrics::{Event, Events, Metrics, Wait};
 pub use quorate_engine::{GroupId, Index, LogId, Member, Membership, NodeId, RoleKind, Term};
 pub use quorate_network::{

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quorate_engine::{GroupId, Index, Instant, Membership, NodeId, RoleKind, Term};
+use quorate_engine::{GroupId, Index, Instant, LogId, Membership, NodeId, RoleKind, Term};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::env::Env;
@@ -42,6 +42,13 @@ pub struct Metrics {
     pub compacted: Index,
     /// The last entry of its newest snapshot, 0 if it has none.
     pub snapshot: Index,
+    /// Where the configuration in force stands in the log.
+    pub configured_at: LogId,
+    /// Whether a change of voters is under way, as far as this node knows.
+    pub changing: bool,
+    /// The committed configuration that does not name this node, if it was told that it is no member
+    /// any more and no leader has spoken to it since.
+    pub removed: Option<LogId>,
     /// The configuration in force, `None` before there is one.
     pub membership: Option<Arc<Membership>>,
     /// What each follower has durably; empty off the leader.
@@ -91,6 +98,11 @@ pub enum Event {
     },
     /// The configuration in force.
     Membership(Arc<Membership>),
+    /// This node is no member of the cluster any more; it may be added again.
+    Removed {
+        /// The committed configuration that does not name it.
+        at: LogId,
+    },
     /// It stopped; the cause if it had to. The last event.
     Stopped {
         /// Why, if not by request.
@@ -149,6 +161,9 @@ impl Board {
             persisted: 0,
             compacted: 0,
             snapshot: 0,
+            configured_at: LogId::ZERO,
+            changing: false,
+            removed: None,
             membership: None,
             matched: BTreeMap::new(),
             tail_bytes: 0,

@@ -15,7 +15,9 @@ use quorate_engine::{
     Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
     Term, planted,
 };
-use quorate_network::{Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Peer};
+use quorate_network::{
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Order, Peer,
+};
 use quorate_storage::{
     Identity, LogOp, RaftStorage, SnapshotInfo, SnapshotReader, StorageError, WriteBatch, WriteDone,
 };
@@ -30,6 +32,7 @@ use crate::forward::{Commands, Forwarding, Write, outcome_of, run_bytes};
 use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
 use crate::metrics::{Board, Event};
+use crate::orders::{OrderReply, Orders};
 use crate::pending::{Origin, Pending, Who};
 use crate::snapshots::{SnapshotReply, Snapshots, View};
 
@@ -77,6 +80,12 @@ pub(crate) enum Control {
         cluster: u64,
         reply: InitializeReply,
     },
+    Order {
+        order: Order,
+        reply: OrderReply,
+    },
+    Campaign,
+    ForgetLeader,
     SnapshotWanted(SnapshotReply),
     View(Result<View, String>),
     SnapshotBuilt(Result<SnapshotInfo, String>),
@@ -175,6 +184,7 @@ pub(crate) struct Node {
     /// Bytes of requests that wait, counted by the handles, given back here.
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) orders: Orders,
     pub(crate) books: Books,
 }
 
@@ -200,6 +210,10 @@ pub(crate) struct Books {
     noticed: BTreeSet<(NodeId, String)>,
     sweep_at: Instant,
     fatal: Option<String>,
+    /// Why the engine did not take what it was asked for last.
+    declined: Option<Decline>,
+    /// A leader that is to stop hands over first, until then at most.
+    stop_at: Option<Instant>,
     stopping: bool,
 }
 
@@ -222,6 +236,8 @@ impl Books {
             noticed: BTreeSet::new(),
             sweep_at: Instant::ORIGIN,
             fatal: None,
+            declined: None,
+            stop_at: None,
             stopping: false,
         }
     }
@@ -279,6 +295,8 @@ impl Node {
         let waiting = !self.books.parked.is_empty()
             || !self.books.forwarding.is_empty()
             || !self.pending.is_empty()
+            || self.orders.is_waiting()
+            || self.books.stop_at.is_some()
             || self.apply.has_readers();
         let sweep = waiting.then_some(self.books.sweep_at);
         let deadlines = [self.engine.deadline(), sweep, self.snapshot_deadline()];
@@ -307,7 +325,9 @@ impl Node {
             self.books.sweep_at = now + SWEEP;
             self.sweep(now);
         }
+        self.go_on_with_orders(now);
         self.consider_snapshot(now);
+        self.stop_when_handed_over(now);
         self.submit();
         self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
@@ -345,12 +365,16 @@ impl Node {
                 for write in self.books.forwarding.take(|leader, _| leader == peer) {
                     self.reject(write, WriteError::Unknown);
                 }
+                self.orders.lost(peer);
             }
             Control::Refused { peer, reason } => self.on_refused(peer, reason),
             Control::Answers { node, boot, answers } => self.send_answers(node, boot, answers),
             Control::Initialize { membership, cluster, reply } => {
                 self.on_initialize(now, membership, cluster, reply);
             }
+            Control::Order { order, reply } => self.on_own_order(now, order, reply),
+            Control::Campaign => self.step(now, Input::Campaign),
+            Control::ForgetLeader => self.step(now, Input::ForgetLeader),
             Control::SnapshotWanted(reply) => self.on_snapshot_wanted(reply),
             Control::View(view) => self.on_view(view),
             Control::SnapshotBuilt(built) => self.on_snapshot_built(now, built),
@@ -365,7 +389,7 @@ impl Node {
                 self.on_snapshot_received(now, from, session, info);
             }
             Control::Failed(cause) => self.fail(cause),
-            Control::Shutdown => self.books.stopping = true,
+            Control::Shutdown => self.hand_over_and_stop(now),
         }
     }
 
@@ -567,6 +591,8 @@ impl Node {
             }
             Message::Forward(m) => self.on_forward(now, from, m),
             Message::Forwarded(m) => self.on_forwarded(from, m),
+            Message::Order(m) => self.on_order(now, from, m),
+            Message::Ordered(m) => self.on_ordered(from, m),
             _ => self.notice(from, "sends what this version does not know"),
         }
     }
@@ -713,6 +739,18 @@ impl Node {
         self.books.out = out;
     }
 
+    /// A step that the engine may decline.
+    pub(crate) fn ask(&mut self, now: Instant, input: Input) -> Result<(), Decline> {
+        self.books.declined = None;
+        self.step(now, input);
+        self.books.declined.take().map_or(Ok(()), Err)
+    }
+
+    /// Of this process.
+    pub(crate) fn boot(&self) -> u64 {
+        self.books.forwarding.boot
+    }
+
     fn execute(&mut self, now: Instant, output: Output) {
         match output {
             Output::Persist(persist) => {
@@ -752,6 +790,7 @@ impl Node {
             Output::Apply { through } => self.apply.aim(through),
             Output::Proposed { .. } => self.pending.extend(self.books.proposing.drain(..)),
             Output::Declined(decline) => {
+                self.books.declined = Some(decline);
                 for origin in std::mem::take(&mut self.books.proposing) {
                     if let Some(who) = origin.who {
                         self.tell(who, declined(decline));
@@ -783,10 +822,18 @@ impl Node {
                 }
             }
             Output::TransferEnded { .. } => {
+                self.orders.on_transfer_ended();
+                self.books.stopping |= self.books.stop_at.is_some();
                 let parked = std::mem::take(&mut self.books.parked);
                 self.place(now, parked);
             }
-            Output::Changing { .. } | Output::Removed { .. } => {}
+            Output::Changing { .. } => {}
+            Output::Removed { at } => {
+                let (node, group, term) =
+                    (self.identity.node, self.wires.group, self.engine.term());
+                tracing::info!(node, group, term, %at, "removed from the cluster");
+                self.board.event(&Event::Removed { at });
+            }
             Output::Noticed { peer, what } => self.notice(peer, &what.to_string()),
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
         }
@@ -889,6 +936,9 @@ impl Node {
             m.persisted = engine.log().persisted();
             m.compacted = engine.log().compacted().index;
             m.snapshot = snapshot;
+            m.configured_at = engine.configuration().map_or(LogId::ZERO, |(at, _)| at);
+            m.changing = engine.is_changing();
+            m.removed = engine.removed();
             m.tail_bytes = tail_bytes;
             if m.role == RoleKind::Leader {
                 for (id, matched) in engine.matched() {
@@ -913,6 +963,23 @@ impl Node {
             self.books.fatal = Some(cause);
         }
         self.books.stopping = true;
+    }
+
+    /// A leader hands over before it stops, so that writers wait for no election (thesis §3.10).
+    fn hand_over_and_stop(&mut self, now: Instant) {
+        let deadline = now + self.config.election_timeout_max;
+        let transfer = Input::Transfer { to: None, deadline };
+        if self.books.stop_at.is_some() || self.ask(now, transfer).is_err() {
+            self.books.stopping = true;
+        } else {
+            self.books.stop_at = Some(deadline);
+        }
+    }
+
+    fn stop_when_handed_over(&mut self, now: Instant) {
+        let Some(at) = self.books.stop_at else { return };
+        let handed_over = self.engine.role() != RoleKind::Leader && self.engine.leader().is_some();
+        self.books.stopping |= handed_over || now >= at;
     }
 
     /// Answers everyone, ends every task, flushes the log. Nobody is left waiting.

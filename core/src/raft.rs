@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::{Membership, NodeId};
-use quorate_network::RaftNetwork;
+use quorate_network::{OrderKind, RaftNetwork};
 use quorate_storage::{Codec, RaftStorage, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -17,9 +17,10 @@ use crate::apply::ApplyInbox;
 use crate::callers::{Caller, Callers, ReadFn};
 use crate::config::Config;
 use crate::env::Env;
-use crate::error::{InitializeError, ReadError, StartError, WriteError};
+use crate::error::{InitializeError, ReadError, StartError, TransferError, WriteError};
 use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
+use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
 use crate::node::{Control, ControlSender, Request};
 use crate::start::start_group;
@@ -165,6 +166,83 @@ impl<S: StateMachine> Raft<S> {
         Ok(())
     }
 
+    /// Adds a member that receives the log and does not vote. It is started first, on an empty disk, and
+    /// waits to be contacted. Nothing changes if it is one already, at this address.
+    pub fn add_learner(&self, id: NodeId, address: impl Into<String>) -> MembershipChange<'_> {
+        self.change([learner(id, address, false)])
+    }
+
+    /// Adds a voter: as a learner first, and as a voter when it has caught up (thesis §4.2.1), so that
+    /// it costs the others no availability.
+    pub fn add_voter(&self, id: NodeId, address: impl Into<String>) -> MembershipChange<'_> {
+        self.change([learner(id, address, false), OrderKind::Promote { id }])
+    }
+
+    /// Makes a learner a voter, when it has caught up.
+    pub fn promote(&self, id: NodeId) -> MembershipChange<'_> {
+        self.change([OrderKind::Promote { id }])
+    }
+
+    /// Makes a voter a learner.
+    pub fn demote(&self, id: NodeId) -> MembershipChange<'_> {
+        self.change([OrderKind::Demote { id }])
+    }
+
+    /// Removes a member. A leader may remove itself: it leads until that is committed, and hands over.
+    /// The node removed is told, and stops campaigning; stopping it is the caller's business.
+    pub fn remove(&self, id: NodeId) -> MembershipChange<'_> {
+        self.change([OrderKind::Remove { id }])
+    }
+
+    /// Puts another node into the place of a member, dead or alive: `with` joins as a learner, and when
+    /// it has caught up it becomes a voter and `id` leaves, in one step.
+    pub fn replace(
+        &self,
+        id: NodeId,
+        with: NodeId,
+        address: impl Into<String>,
+    ) -> MembershipChange<'_> {
+        self.change([learner(with, address, false), OrderKind::Swap { id, with }])
+    }
+
+    /// Makes these members the voters, in one step; voters that are not named become learners, and
+    /// learners that are named have to have caught up.
+    pub fn set_voters(&self, voters: impl IntoIterator<Item = NodeId>) -> MembershipChange<'_> {
+        self.change([OrderKind::SetVoters { voters: voters.into_iter().collect() }])
+    }
+
+    /// Changes where a member is found.
+    pub fn set_address(&self, id: NodeId, address: impl Into<String>) -> MembershipChange<'_> {
+        self.change([OrderKind::SetAddress { id, address: address.into() }])
+    }
+
+    fn change(&self, steps: impl IntoIterator<Item = OrderKind>) -> MembershipChange<'_> {
+        MembershipChange::new(self.orderer(), steps.into_iter().collect())
+    }
+
+    fn orderer(&self) -> Orderer {
+        let inner = &self.shared.host.inner;
+        Orderer {
+            control: self.shared.control.clone(),
+            env: inner.env.clone(),
+            silence: inner.config.election_timeout_max * 2,
+        }
+    }
+
+    /// Has the voter `to` lead, or the one that is best prepared: it is brought up to date first, and
+    /// takes over without waiting for an election timeout (thesis §3.10). Writes wait meanwhile.
+    /// Returns who leads. May be asked for at any node.
+    ///
+    /// # Errors
+    /// [`TransferError`]; somebody leads in any case.
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<NodeId>,
+        timeout: Duration,
+    ) -> Result<NodeId, TransferError> {
+        self.orderer().transfer(to, timeout).await
+    }
+
     /// Calls `f` with the state, linearizably: it sees every write that was acknowledged, by any
     /// node, before this call.
     ///
@@ -256,7 +334,7 @@ impl<S: StateMachine> Raft<S> {
         self.shared.host.address()
     }
 
-    /// Stops the node: flushes the log, answers whoever waits, and returns when every task of it
+    /// Stops the node: hands the leadership over if it leads, flushes the log, answers whoever waits, and returns when every task of it
     /// has ended. May be called again, also at the same time.
     pub async fn shutdown(&self) {
         self.shared.control.send(Control::Shutdown);
@@ -270,6 +348,10 @@ impl<S: StateMachine> Raft<S> {
             self.shared.host.shutdown().await;
         }
     }
+}
+
+fn learner(id: NodeId, address: impl Into<String>, witness: bool) -> OrderKind {
+    OrderKind::AddLearner { id, address: address.into(), witness }
 }
 
 /// What a closure returned, or the panic it died of.

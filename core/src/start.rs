@@ -19,6 +19,7 @@ use crate::host::{GroupBuilder, HostInner};
 use crate::lanes::Wires;
 use crate::metrics::Board;
 use crate::node::{Books, ControlSender, Node};
+use crate::orders::Orders;
 use crate::pending::Pending;
 use crate::raft::{Handle, Raft};
 use crate::snapshots::Snapshots;
@@ -153,6 +154,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         control: control_in,
         queued_bytes: queued_bytes.clone(),
         snapshots: Snapshots::new(store, newest, base.durable_machine, base.last.index, now),
+        orders: Orders::default(),
         books: Books::new(env.random(), born_in),
     };
     let guard = StopGuard {

@@ -26,4 +26,18 @@ impl Trigger<'_> {
         self.control.send(Control::SnapshotWanted(reply));
         answer.await.unwrap_or(Err(SnapshotError::Stopped))
     }
+
+    /// Has this node campaign at once, with a pre-vote, instead of waiting for its election timeout.
+    /// In vain as long as the others hear a leader: to replace a living one, transfer. Nothing happens
+    /// on a leader, and on a node that may not lead.
+    pub fn campaign(&self) {
+        self.control.send(Control::Campaign);
+    }
+
+    /// Tells this node that its leader is gone: it campaigns as soon as its promise to that leader has
+    /// run out, before its election timeout. It breaks no promise, so a leader that lives loses nothing
+    /// by it. Nothing happens on a leader.
+    pub fn forget_leader(&self) {
+        self.control.send(Control::ForgetLeader);
+    }
 }

@@ -156,7 +156,8 @@ async fn after_a_shutdown_every_call_says_stopped_at_once() {
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     let m = node.metrics();
     assert_eq!((m.leader, m.healthy, m.fatal), (None, false, None));
-    assert_eq!(m.applied, m.last, "where things stand can still be seen");
+    // It has handed over, and may have the next leader's no-op already.
+    assert!(m.applied > 0 && m.applied <= m.last, "where things stand can still be seen: {m}");
     cluster.shutdown().await;
 }
 
@@ -181,7 +182,8 @@ async fn whoever_waits_at_a_shutdown_is_told() {
     cluster.nodes[&follower].shutdown().await;
     assert!(matches!(forwarded.await.unwrap().unwrap_err(), WriteError::Unknown));
     assert!(waiting.await.unwrap().is_err());
-    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    // Nobody could take over without the entries, so the leader has waited for that in vain.
+    assert!(began.elapsed() < 3 * SECOND, "{:?}", began.elapsed());
     // Parked: certainly not done.
     let last = &cluster.nodes[&cluster.others(leader)[1]];
     last.wait(PATIENCE).until("no leader", |m| m.leader.is_none()).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyerror::AnyError;
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_engine::{GroupId, NodeId, Term};
+use quorate_engine::{GroupId, Index, LogId, Membership, NodeId, Term};
 
 /// Carries messages to other nodes; implemented once per transport.
 ///
@@ -105,6 +105,127 @@ pub enum Message {
     Forward(Forward),
     /// What became of forwarded writes.
     Forwarded(Forwarded),
+    /// Something an operator wants of the leader.
+    Order(Order),
+    /// What became of it, or how far it is.
+    Ordered(Ordered),
+}
+
+/// What an operator wants of the leader, passed on by the node that was asked. May be sent again: an
+/// order says what is to be, so that a second one of the same changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Drawn when the sender's process started: tokens of an earlier life mean nothing.
+    pub boot: u64,
+    /// The order, in the sender's words; echoed in the answers.
+    pub token: u64,
+    /// How long the sender will wait.
+    pub timeout: Duration,
+    /// Whether this may have been done already by an earlier message.
+    pub again: bool,
+    /// The entry of the configuration that the operator has seen, if no other will do.
+    pub expected: Option<LogId>,
+    /// What is wanted.
+    pub kind: OrderKind,
+}
+
+/// What is wanted of a leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OrderKind {
+    /// A member that receives the log and does not vote; `witness` if it is to become one.
+    AddLearner {
+        /// The new member.
+        id: NodeId,
+        /// Where it is.
+        address: String,
+        /// Whether it will keep no commands.
+        witness: bool,
+    },
+    /// A learner becomes a voter, once it has caught up.
+    Promote {
+        /// The learner.
+        id: NodeId,
+    },
+    /// A voter becomes a learner.
+    Demote {
+        /// The voter.
+        id: NodeId,
+    },
+    /// A member leaves.
+    Remove {
+        /// Who.
+        id: NodeId,
+    },
+    /// A learner becomes a voter, once it has caught up, and in the same step another member leaves.
+    Swap {
+        /// Who leaves.
+        id: NodeId,
+        /// The learner.
+        with: NodeId,
+    },
+    /// These members are the voters; voters that are not named become learners.
+    SetVoters {
+        /// Which.
+        voters: Vec<NodeId>,
+    },
+    /// A member is found elsewhere.
+    SetAddress {
+        /// The member.
+        id: NodeId,
+        /// Where it is now.
+        address: String,
+    },
+    /// Another node leads.
+    Transfer {
+        /// Who; `None` for the one that is best prepared.
+        to: Option<NodeId>,
+    },
+}
+
+/// The answer to an [`Order`]; [`OrderOutcome::Waiting`] is followed by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// Of the order.
+    pub boot: u64,
+    /// Of the order.
+    pub token: u64,
+    /// What became of it.
+    pub outcome: OrderOutcome,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OrderOutcome {
+    /// It waits, for a learner to catch up say: the learner has this much of the log.
+    Waiting {
+        /// The last entry that the learner has.
+        matched: Index,
+        /// The last entry of the leader.
+        last: Index,
+    },
+    /// It is done, and committed: this is the membership now.
+    Done {
+        /// The configuration in force.
+        membership: Membership,
+        /// Its entry.
+        at: LogId,
+    },
+    /// This node leads now.
+    Leads(NodeId),
+    /// The receiver does not lead, or no more. It may know who does.
+    NotLeader(Option<NodeId>),
+    /// Another change is under way; nothing was done.
+    InProgress,
+    /// Another configuration than the expected one is in force; nothing was done.
+    Changed,
+    /// No member has this id; nothing was done.
+    UnknownMember(NodeId),
+    /// It was not there in time: the learner is still behind, or the target did not take over.
+    TimedOut,
+    /// What is wanted makes no sense; nothing was done.
+    Refused(String),
 }
 
 /// Writes that a node passes on to the leader. One hop; never sent a second time.

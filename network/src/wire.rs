@@ -142,7 +142,7 @@ impl Envelope {
             Message::Raft(quorate_engine::Message::InstallSnapshot(install)) => {
                 out.put(&install.data);
             }
-            Message::Raft(_) => {}
+            Message::Raft(_) | Message::Order(_) | Message::Ordered(_) => {}
             Message::Forward(forward) => {
                 for command in forward.writes.iter().flat_map(|write| &write.commands) {
                     out.put_sized(command);

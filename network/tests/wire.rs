@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use quorate_engine::message as raft;
 use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft};
 use quorate_network::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, WireError,
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, Order,
+    OrderKind, OrderOutcome, Ordered, WireError,
 };
 use support::{from_hex, hex};
 
@@ -145,6 +146,42 @@ fn outcome() -> impl Strategy<Value = ForwardOutcome> {
     ]
 }
 
+fn order_kind() -> impl Strategy<Value = OrderKind> {
+    let n = any::<u64>;
+    prop_oneof![
+        (n(), ".*", any::<bool>()).prop_map(|(id, address, witness)| OrderKind::AddLearner {
+            id,
+            address,
+            witness
+        }),
+        n().prop_map(|id| OrderKind::Promote { id }),
+        n().prop_map(|id| OrderKind::Demote { id }),
+        n().prop_map(|id| OrderKind::Remove { id }),
+        (n(), n()).prop_map(|(id, with)| OrderKind::Swap { id, with }),
+        proptest::collection::vec(n(), 0..5).prop_map(|voters| OrderKind::SetVoters { voters }),
+        (n(), ".*").prop_map(|(id, address)| OrderKind::SetAddress { id, address }),
+        proptest::option::of(1..u64::MAX).prop_map(|to| OrderKind::Transfer { to }),
+    ]
+}
+
+fn order_outcome() -> impl Strategy<Value = OrderOutcome> {
+    let n = any::<u64>;
+    prop_oneof![
+        (n(), n()).prop_map(|(matched, last)| OrderOutcome::Waiting { matched, last }),
+        (1..9u64, log_id()).prop_map(|(voter, at)| {
+            let membership = Membership::of_voters([(voter, "somewhere")]).unwrap();
+            OrderOutcome::Done { membership, at }
+        }),
+        n().prop_map(OrderOutcome::Leads),
+        proptest::option::of(1..u64::MAX).prop_map(OrderOutcome::NotLeader),
+        Just(OrderOutcome::InProgress),
+        Just(OrderOutcome::Changed),
+        n().prop_map(OrderOutcome::UnknownMember),
+        Just(OrderOutcome::TimedOut),
+        ".*".prop_map(OrderOutcome::Refused),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let write =
         (any::<u64>(), payloads()).prop_map(|(token, commands)| ForwardWrite { token, commands });
@@ -161,7 +198,20 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), outcome()).prop_map(|(token, outcome)| ForwardAnswer { token, outcome });
     let forwarded = (any::<u64>(), proptest::collection::vec(answer, 0..4))
         .prop_map(|(boot, answers)| Message::Forwarded(Forwarded { boot, answers }));
-    prop_oneof![4 => raft_message().prop_map(Message::Raft), 1 => forward, 1 => forwarded]
+    let position = proptest::option::of(log_id());
+    let order = ((any::<u64>(), any::<u64>(), any::<bool>()), span(), position, order_kind())
+        .prop_map(|((boot, token, again), timeout, expected, kind)| {
+            Message::Order(Order { boot, token, timeout, again, expected, kind })
+        });
+    let ordered = (any::<u64>(), any::<u64>(), order_outcome())
+        .prop_map(|(boot, token, outcome)| Message::Ordered(Ordered { boot, token, outcome }));
+    prop_oneof![
+        4 => raft_message().prop_map(Message::Raft),
+        1 => forward,
+        1 => forwarded,
+        1 => order,
+        1 => ordered,
+    ]
 }
 
 fn envelope() -> impl Strategy<Value = Envelope> {
@@ -416,6 +466,31 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
             "514501003c00000009a5c100000000000010051801200229a41c00000000000082022108\
              071107b0000000000000180c2080a8d6b907280732040801100232040802100103000000\
              6164640000000003000000737562",
+        ),
+        (
+            "Order",
+            Message::Order(Order {
+                boot: 0xb007,
+                token: 4,
+                timeout: Duration::from_secs(2),
+                again: true,
+                expected: Some(LogId::new(6, 40)),
+                kind: OrderKind::AddLearner { id: 3, address: "three:3".into(), witness: true },
+            }),
+            "514501004300000009a5c100000000000010051801200229a41c00000000000092022809\
+             07b000000000000010041880a8d6b90720012a0408061028300138034a0774687265653a\
+             335001",
+        ),
+        (
+            "Ordered",
+            Message::Ordered(Ordered {
+                boot: 0xb007,
+                token: 4,
+                outcome: OrderOutcome::Done { membership: members, at: LogId::new(7, 44) },
+            }),
+            "514501004a00000009a5c100000000000010051801200229a41c0000000000009a022f09\
+             07b000000000000010041802321a0a0201022209080112056f6e653a3122090802120574\
+             776f3a323a040807102c",
         ),
         (
             "Forwarded",

@@ -22,6 +22,8 @@
 //! | 30 | Removed |
 //! | 32 | Forward |
 //! | 33 | Forwarded |
+//! | 34 | Order |
+//! | 35 | Ordered |
 //!
 //! Durations are nanoseconds, at most a year: a peer's number is added to clocks, and a sum must
 //! not overflow anybody's.
@@ -34,7 +36,8 @@ use quorate_engine::{LogId, Membership, Message as Raft};
 
 use super::{Payloads, WireError, length};
 use crate::message::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message,
+    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, Order,
+    OrderKind, OrderOutcome, Ordered,
 };
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -53,7 +56,7 @@ pub(super) struct Header {
     incarnation: u64,
     #[prost(
         oneof = "Kind",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 35"
     )]
     kind: Option<Kind>,
 }
@@ -96,6 +99,10 @@ enum Kind {
     Forward(ForwardHeader),
     #[prost(message, tag = "33")]
     Forwarded(ForwardedHeader),
+    #[prost(message, tag = "34")]
+    Order(WireOrder),
+    #[prost(message, tag = "35")]
+    Ordered(WireOrdered),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -299,6 +306,60 @@ struct ForwardedHeader {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct WireOrder {
+    #[prost(fixed64, tag = "1")]
+    boot: u64,
+    #[prost(uint64, tag = "2")]
+    token: u64,
+    #[prost(uint64, tag = "3")]
+    timeout_nanos: u64,
+    #[prost(bool, tag = "4")]
+    again: bool,
+    #[prost(message, optional, tag = "5")]
+    expected: Option<Position>,
+    /// 1 add a learner, 2 promote, 3 demote, 4 remove, 5 swap, 6 set voters, 7 set address,
+    /// 8 transfer.
+    #[prost(uint32, tag = "6")]
+    kind: u32,
+    /// Whom it is about; of a transfer 0 for anyone.
+    #[prost(uint64, tag = "7")]
+    id: u64,
+    #[prost(uint64, tag = "8")]
+    with: u64,
+    #[prost(string, tag = "9")]
+    address: String,
+    #[prost(bool, tag = "10")]
+    witness: bool,
+    #[prost(uint64, repeated, tag = "11")]
+    voters: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireOrdered {
+    #[prost(fixed64, tag = "1")]
+    boot: u64,
+    #[prost(uint64, tag = "2")]
+    token: u64,
+    /// 1 waiting, 2 done, 3 leads, 4 not the leader, 5 in progress, 6 changed, 7 unknown member,
+    /// 8 timed out, 9 refused.
+    #[prost(uint32, tag = "3")]
+    outcome: u32,
+    #[prost(uint64, tag = "4")]
+    matched: u64,
+    #[prost(uint64, tag = "5")]
+    last: u64,
+    #[prost(bytes = "bytes", tag = "6")]
+    membership: Bytes,
+    #[prost(message, optional, tag = "7")]
+    at: Option<Position>,
+    /// 0 is nobody.
+    #[prost(uint64, tag = "8")]
+    id: u64,
+    #[prost(string, tag = "9")]
+    reason: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct AnswerHeader {
     #[prost(uint64, tag = "1")]
     token: u64,
@@ -348,6 +409,8 @@ impl Header {
                     .map(|a| AnswerHeader { token: a.token, outcome: Some(of_outcome(&a.outcome)) })
                     .collect(),
             }),
+            Message::Order(m) => Kind::Order(of_order(m)),
+            Message::Ordered(m) => Kind::Ordered(of_ordered(m)),
         };
         Self {
             cluster: envelope.cluster,
@@ -360,9 +423,12 @@ impl Header {
     }
 
     pub(super) fn into_envelope(self, payloads: &mut Payloads) -> Result<Envelope, WireError> {
-        let message = match self.kind.ok_or(WireError::UnknownKind { from: self.from })? {
+        let unknown = WireError::UnknownKind { from: self.from };
+        let message = match self.kind.ok_or(unknown.clone())? {
             Kind::Forward(m) => Message::Forward(into_forward(m, payloads)?),
             Kind::Forwarded(m) => Message::Forwarded(into_forwarded(m, payloads)?),
+            Kind::Order(m) => Message::Order(into_order(m).ok_or(unknown)?),
+            Kind::Ordered(m) => Message::Ordered(into_ordered(m)?.ok_or(unknown)?),
             kind => Message::Raft(into_raft(kind, payloads)?),
         };
         Ok(Envelope {
@@ -542,7 +608,9 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             Raft::Introduce(raft::Introduce { configuration: payloads.block()? })
         }
         Kind::Introduced(()) => Raft::Introduced(raft::Introduced {}),
-        Kind::Forward(_) | Kind::Forwarded(_) => unreachable!("no message of the protocol"),
+        Kind::Forward(_) | Kind::Forwarded(_) | Kind::Order(_) | Kind::Ordered(_) => {
+            unreachable!("no message of the protocol")
+        }
     })
 }
 
@@ -584,6 +652,105 @@ fn into_forwarded(
         answers.push(ForwardAnswer { token: answer.token, outcome });
     }
     Ok(Forwarded { boot: header.boot, answers })
+}
+
+fn of_order(m: &Order) -> WireOrder {
+    let mut wire = WireOrder {
+        boot: m.boot,
+        token: m.token,
+        timeout_nanos: nanos(m.timeout),
+        again: m.again,
+        expected: m.expected.map(position),
+        ..WireOrder::default()
+    };
+    match &m.kind {
+        OrderKind::AddLearner { id, address, witness } => {
+            (wire.kind, wire.id, wire.witness) = (1, *id, *witness);
+            wire.address.clone_from(address);
+        }
+        OrderKind::Promote { id } => (wire.kind, wire.id) = (2, *id),
+        OrderKind::Demote { id } => (wire.kind, wire.id) = (3, *id),
+        OrderKind::Remove { id } => (wire.kind, wire.id) = (4, *id),
+        OrderKind::Swap { id, with } => (wire.kind, wire.id, wire.with) = (5, *id, *with),
+        OrderKind::SetVoters { voters } => {
+            wire.kind = 6;
+            wire.voters.clone_from(voters);
+        }
+        OrderKind::SetAddress { id, address } => {
+            (wire.kind, wire.id) = (7, *id);
+            wire.address.clone_from(address);
+        }
+        OrderKind::Transfer { to } => (wire.kind, wire.id) = (8, to.unwrap_or(0)),
+    }
+    wire
+}
+
+/// `None` for what only a newer release wants.
+fn into_order(wire: WireOrder) -> Option<Order> {
+    let (id, with, address) = (wire.id, wire.with, wire.address);
+    let kind = match wire.kind {
+        1 => OrderKind::AddLearner { id, address, witness: wire.witness },
+        2 => OrderKind::Promote { id },
+        3 => OrderKind::Demote { id },
+        4 => OrderKind::Remove { id },
+        5 => OrderKind::Swap { id, with },
+        6 => OrderKind::SetVoters { voters: wire.voters },
+        7 => OrderKind::SetAddress { id, address },
+        8 => OrderKind::Transfer { to: (id != 0).then_some(id) },
+        _ => return None,
+    };
+    Some(Order {
+        boot: wire.boot,
+        token: wire.token,
+        timeout: duration(wire.timeout_nanos),
+        again: wire.again,
+        expected: wire.expected.map(log_id),
+        kind,
+    })
+}
+
+fn of_ordered(m: &Ordered) -> WireOrdered {
+    let mut wire = WireOrdered { boot: m.boot, token: m.token, ..WireOrdered::default() };
+    match &m.outcome {
+        OrderOutcome::Waiting { matched, last } => {
+            (wire.outcome, wire.matched, wire.last) = (1, *matched, *last);
+        }
+        OrderOutcome::Done { membership, at } => {
+            (wire.outcome, wire.at) = (2, Some(position(*at)));
+            wire.membership = membership.to_bytes().into();
+        }
+        OrderOutcome::Leads(id) => (wire.outcome, wire.id) = (3, *id),
+        OrderOutcome::NotLeader(leader) => (wire.outcome, wire.id) = (4, leader.unwrap_or(0)),
+        OrderOutcome::InProgress => wire.outcome = 5,
+        OrderOutcome::Changed => wire.outcome = 6,
+        OrderOutcome::UnknownMember(id) => (wire.outcome, wire.id) = (7, *id),
+        OrderOutcome::TimedOut => wire.outcome = 8,
+        OrderOutcome::Refused(reason) => {
+            wire.outcome = 9;
+            wire.reason.clone_from(reason);
+        }
+    }
+    wire
+}
+
+fn into_ordered(wire: WireOrdered) -> Result<Option<Ordered>, WireError> {
+    let outcome = match wire.outcome {
+        1 => OrderOutcome::Waiting { matched: wire.matched, last: wire.last },
+        2 => {
+            let membership = Membership::from_bytes(&wire.membership)
+                .map_err(|_| WireError::Malformed("an answer without its membership"))?;
+            OrderOutcome::Done { membership, at: wire.at.map(log_id).unwrap_or_default() }
+        }
+        3 => OrderOutcome::Leads(wire.id),
+        4 => OrderOutcome::NotLeader((wire.id != 0).then_some(wire.id)),
+        5 => OrderOutcome::InProgress,
+        6 => OrderOutcome::Changed,
+        7 => OrderOutcome::UnknownMember(wire.id),
+        8 => OrderOutcome::TimedOut,
+        9 => OrderOutcome::Refused(wire.reason),
+        _ => return Ok(None),
+    };
+    Ok(Some(Ordered { boot: wire.boot, token: wire.token, outcome }))
 }
 
 fn of_outcome(outcome: &ForwardOutcome) -> Outcome {
