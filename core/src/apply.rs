@@ -20,10 +20,10 @@ use quorate_storage::{
 use tokio::sync::Notify;
 
 use crate::callers::{Caller, Callers, Token};
+use crate::control::{Control, ControlSender};
 use crate::env::{Env, blocking};
 use crate::error::WriteError;
 use crate::metrics::Board;
-use crate::node::{Control, ControlSender};
 use crate::pending::{Pending, Who};
 use crate::snapshots::View;
 use crate::tail::{Found, Tail};

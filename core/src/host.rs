@@ -16,9 +16,9 @@ use quorate_network::{
 use quorate_storage::{MemoryStorage, RaftStorage, StateMachine};
 
 use crate::config::Config;
+use crate::control::ControlSender;
 use crate::env::{Env, TokioEnv, blocking};
 use crate::error::StartError;
-use crate::node::ControlSender;
 use crate::raft::Raft;
 use crate::start::start_group;
 

@@ -16,8 +16,8 @@ use quorate_storage::{LogReadError, LogReader};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::control::{Control, ControlSender};
 use crate::env::Env;
-use crate::node::{Control, ControlSender};
 use crate::tail::{Found, Tail};
 
 /// Messages that wait in a lane; more are dropped, and the protocol repeats what matters.

@@ -34,6 +34,7 @@
 mod apply;
 mod callers;
 mod config;
+mod control;
 mod env;
 mod error;
 mod forward;
@@ -52,6 +53,7 @@ mod tail;
 pub mod testing;
 mod transfer;
 mod trigger;
+mod writes;
 
 pub use async_trait::async_trait;
 pub use config::Config;

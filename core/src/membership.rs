@@ -9,9 +9,9 @@ use quorate_engine::{Index, Instant, LogId, Membership, NodeId};
 use quorate_network::{Order, OrderKind, OrderOutcome};
 use tokio::sync::mpsc;
 
+use crate::control::{Control, ControlSender};
 use crate::env::Env;
 use crate::error::{ChangeError, TransferError};
-use crate::node::{Control, ControlSender};
 
 /// How long a change may take unless it is told otherwise: time for a learner to copy a log.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -10,37 +10,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quorate_engine::message::SnapshotProgress;
 use quorate_engine::{
-    Batch, Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind,
-    Term, planted,
+    Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind, Term,
+    planted,
 };
-use quorate_network::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, Order, Peer,
-};
-use quorate_storage::{
-    Identity, LogOp, RaftStorage, SnapshotInfo, SnapshotReader, StorageError, WriteBatch, WriteDone,
-};
-use tokio::sync::{mpsc, oneshot};
+use quorate_network::{Envelope, Message, Peer};
+use quorate_storage::{Identity, LogOp, RaftStorage, WriteBatch, WriteDone};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::callers::{Application, Token};
 use crate::config::Config;
+use crate::control::{Control, InitializeReply, Request, weight};
 use crate::error::{InitializeError, ReadError, WriteError};
-use crate::forward::{Commands, Forwarding, Write, outcome_of, run_bytes};
+use crate::forward::{Forwarding, Write};
 use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
 use crate::metrics::{Board, Event};
-use crate::orders::{OrderReply, Orders};
-use crate::pending::{Origin, Pending, Who};
-use crate::snapshots::{SnapshotReply, Snapshots, View};
-
-/// Bytes of messages that wait for the node; more are dropped, as the network may drop them.
-const INBOX_BYTES: usize = 128 << 20;
-
-/// Bytes of commands in one message to the leader.
-const FORWARD_BYTES: usize = 256 << 10;
+use crate::orders::Orders;
+use crate::pending::{Origin, Pending};
+use crate::snapshots::Snapshots;
+use crate::writes::declined;
 
 /// Peers that are no members and are answered all the same: those of a node that has no membership
 /// yet, and those who are told that they are none.
@@ -51,119 +42,6 @@ const SWEEP: Duration = Duration::from_millis(50);
 
 /// What a turn takes from each queue at most, so that neither starves the other.
 const TURN: usize = 4096;
-
-/// Everything but clients' requests.
-pub(crate) enum Control {
-    Messages(Vec<Envelope>),
-    Persisted {
-        seq: u64,
-    },
-    StorageFailed(StorageError),
-    Lost {
-        to: NodeId,
-        session: u64,
-    },
-    ClientsLost {
-        peer: NodeId,
-    },
-    Refused {
-        peer: NodeId,
-        reason: String,
-    },
-    Answers {
-        node: NodeId,
-        boot: u64,
-        answers: Vec<ForwardAnswer>,
-    },
-    Initialize {
-        membership: Membership,
-        cluster: u64,
-        reply: InitializeReply,
-    },
-    Order {
-        order: Order,
-        reply: OrderReply,
-    },
-    Campaign,
-    ForgetLeader,
-    SnapshotWanted(SnapshotReply),
-    View(Result<View, String>),
-    SnapshotBuilt(Result<SnapshotInfo, String>),
-    /// The state machine has everything through here on its own disk.
-    Marked(LogId),
-    SnapshotOpened {
-        to: NodeId,
-        term: Term,
-        session: u64,
-        last: LogId,
-        snapshot: Result<Arc<dyn SnapshotReader>, String>,
-    },
-    SnapshotStored {
-        from: NodeId,
-        stored: SnapshotProgress,
-    },
-    SnapshotReceived {
-        from: NodeId,
-        session: u64,
-        info: SnapshotInfo,
-    },
-    Failed(String),
-    Shutdown,
-}
-
-type InitializeReply = oneshot::Sender<Result<(), InitializeError>>;
-
-/// The control queue's entrance. Unbounded for completions, of which there are as many as the node
-/// has started; messages from peers are bounded in bytes.
-#[derive(Clone)]
-pub(crate) struct ControlSender {
-    to: mpsc::UnboundedSender<Control>,
-    message_bytes: Arc<AtomicUsize>,
-}
-
-impl ControlSender {
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Control>) {
-        let (to, from) = mpsc::unbounded_channel();
-        (Self { to, message_bytes: Arc::default() }, from)
-    }
-
-    /// Queues a completion or a call. After the node has stopped it goes nowhere.
-    pub(crate) fn send(&self, control: Control) {
-        drop(self.to.send(control));
-    }
-
-    /// Queues messages from peers, or drops them when too many wait.
-    pub(crate) fn receive(&self, messages: Vec<Envelope>) {
-        let bytes = messages.iter().map(weight).sum();
-        if self.message_bytes.fetch_add(bytes, Ordering::Relaxed) > INBOX_BYTES {
-            self.message_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return;
-        }
-        self.send(Control::Messages(messages));
-    }
-}
-
-/// About what a message takes in memory.
-fn weight(envelope: &Envelope) -> usize {
-    let payload = match &envelope.message {
-        Message::Raft(quorate_engine::Message::AppendEntries(m)) => {
-            m.blocks.iter().map(|b| b.bytes().len()).sum()
-        }
-        Message::Raft(quorate_engine::Message::InstallSnapshot(m)) => m.data.len(),
-        Message::Forward(m) => {
-            m.writes.iter().flat_map(|w| &w.commands).map(|c| c.len() + 32).sum()
-        }
-        Message::Forwarded(m) => m.answers.len() * 64,
-        _ => 0,
-    };
-    payload + 128
-}
-
-/// What clients ask of the node.
-pub(crate) enum Request {
-    Write { token: Token, commands: Commands, cost: usize },
-    Read { token: Token },
-}
 
 /// One group on one node.
 pub(crate) struct Node {
@@ -190,31 +68,31 @@ pub(crate) struct Node {
 
 /// The node's own bookkeeping, empty at the start.
 pub(crate) struct Books {
-    out: Outputs,
-    batch: WriteBatch,
-    batch_seq: u64,
-    peers: BTreeMap<NodeId, PeerLanes>,
-    forwarding: Forwarding,
+    pub(crate) out: Outputs,
+    pub(crate) batch: WriteBatch,
+    pub(crate) batch_seq: u64,
+    pub(crate) peers: BTreeMap<NodeId, PeerLanes>,
+    pub(crate) forwarding: Forwarding,
     /// Writes that wait for a leader to be known.
-    parked: Vec<Write>,
+    pub(crate) parked: Vec<Write>,
     /// Writes of the batch that is being proposed.
-    proposing: Vec<Origin>,
+    pub(crate) proposing: Vec<Origin>,
     /// Callers of each read that the engine has.
-    reads: BTreeMap<u64, Vec<Token>>,
-    next_read: u64,
+    pub(crate) reads: BTreeMap<u64, Vec<Token>>,
+    pub(crate) next_read: u64,
     /// Who waits for the first configuration to be durable, with its write.
-    initializing: Vec<(u64, InitializeReply)>,
+    pub(crate) initializing: Vec<(u64, InitializeReply)>,
     /// The cluster of the message at hand: a blank node joins the one it accepts entries from.
-    adopting: u64,
-    failures: Vec<(Token, WriteError)>,
-    noticed: BTreeSet<(NodeId, String)>,
-    sweep_at: Instant,
-    fatal: Option<String>,
+    pub(crate) adopting: u64,
+    pub(crate) failures: Vec<(Token, WriteError)>,
+    pub(crate) noticed: BTreeSet<(NodeId, String)>,
+    pub(crate) sweep_at: Instant,
+    pub(crate) fatal: Option<String>,
     /// Why the engine did not take what it was asked for last.
-    declined: Option<Decline>,
+    pub(crate) declined: Option<Decline>,
     /// A leader that is to stop hands over first, until then at most.
-    stop_at: Option<Instant>,
-    stopping: bool,
+    pub(crate) stop_at: Option<Instant>,
+    pub(crate) stopping: bool,
 }
 
 impl Books {
@@ -393,143 +271,6 @@ impl Node {
         }
     }
 
-    // ---- clients ----
-
-    fn on_requests(&mut self, now: Instant, requests: &mut Vec<Request>) {
-        if requests.is_empty() {
-            return;
-        }
-        let deadline = now + self.config.write_timeout;
-        let mut readers = Vec::new();
-        let mut writes = Vec::with_capacity(requests.len());
-        for request in requests.drain(..) {
-            match request {
-                Request::Write { token, commands, cost } => {
-                    writes.push(Write { who: Who::Local(token), commands, deadline, cost });
-                }
-                Request::Read { token } => readers.push(token),
-            }
-        }
-        self.place(now, writes);
-        if !readers.is_empty() {
-            // All readers of a turn are one read of the engine.
-            self.books.next_read += 1;
-            let token = self.books.next_read;
-            self.books.reads.insert(token, readers);
-            let deadline = now + self.config.read_timeout;
-            self.step(now, Input::Read { token, deadline });
-        }
-    }
-
-    /// Puts writes where they belong now: into the log, to the leader, or aside.
-    fn place(&mut self, now: Instant, writes: Vec<Write>) {
-        if writes.is_empty() {
-            return;
-        }
-        match self.engine.can_propose() {
-            Ok(()) => self.propose(now, writes),
-            Err(Decline::NotLeader { leader: Some(leader) }) if self.config.forward_writes => {
-                self.forward(leader, writes);
-            }
-            Err(Decline::NotLeader { leader: None } | Decline::Transferring)
-                if self.config.forward_writes =>
-            {
-                self.books.parked.extend(writes);
-            }
-            Err(decline) => {
-                for write in writes {
-                    self.reject(write, declined(decline));
-                }
-            }
-        }
-    }
-
-    fn propose(&mut self, now: Instant, writes: Vec<Write>) {
-        let codec = self.application.codec();
-        let total = writes.iter().map(|w| w.commands.bytes() + 4).sum::<usize>();
-        let mut batch = Batch::with_capacity(codec, total.min(self.config.append_bytes));
-        for write in writes {
-            let bytes = write.commands.bytes();
-            if !batch.is_empty() && batch.bytes() + bytes > self.config.append_bytes {
-                let full = std::mem::replace(&mut batch, Batch::new(codec));
-                self.step(now, Input::Propose { batch: full });
-            }
-            if let (true, Err(decline)) = (batch.is_empty(), self.engine.can_propose()) {
-                self.reject(write, declined(decline));
-                continue;
-            }
-            let next = self.engine.log().last().index + 1 + batch.len() as u64;
-            let commands = write.commands.as_slice();
-            self.books.proposing.push(Origin {
-                first: LogId::new(self.engine.term(), next),
-                count: commands.len() as u32,
-                many: matches!(write.commands, Commands::Many(_)),
-                who: Some(write.who),
-                deadline: write.deadline,
-            });
-            // A run stays in one block, so that all of it is in a log or none.
-            commands.iter().for_each(|command| batch.push(command));
-            self.release(write.cost);
-        }
-        if !batch.is_empty() {
-            self.step(now, Input::Propose { batch });
-        }
-    }
-
-    fn forward(&mut self, leader: NodeId, writes: Vec<Write>) {
-        let (term, codec) = (self.engine.term(), self.application.codec());
-        let timeout = self.config.write_timeout;
-        let mut writes = writes.into_iter().peekable();
-        while writes.peek().is_some() {
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            while let Some(write) =
-                writes.next_if(|w| bytes == 0 || bytes + w.commands.bytes() <= FORWARD_BYTES)
-            {
-                bytes += write.commands.bytes() + 1;
-                // Only callers of this node are passed on: one hop.
-                match write.who {
-                    Who::Local(_) => group.push(write),
-                    Who::Remote { .. } => {
-                        self.reject(write, WriteError::NotLeader { leader: Some(leader) });
-                    }
-                }
-            }
-            if group.is_empty() {
-                continue;
-            }
-            let message = self.books.forwarding.message(term, codec, timeout, &group);
-            let message = Message::Forward(message);
-            if self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message)) {
-                self.books.forwarding.sent(leader, group);
-            } else {
-                for write in group {
-                    self.reject(write, WriteError::Overloaded);
-                }
-            }
-        }
-    }
-
-    /// Gives a write back to its caller, and its room to others.
-    fn reject(&mut self, write: Write, error: WriteError) {
-        self.release(write.cost);
-        self.tell(write.who, error);
-    }
-
-    fn tell(&mut self, who: Who, error: WriteError) {
-        match who {
-            Who::Local(token) => self.books.failures.push((token, error)),
-            Who::Remote { node, boot, token } => {
-                let answer = ForwardAnswer { token, outcome: outcome_of(&error) };
-                self.send_answers(node, boot, vec![answer]);
-            }
-        }
-    }
-
-    fn release(&self, cost: usize) {
-        self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
-    }
-
     fn on_initialize(
         &mut self,
         now: Instant,
@@ -594,93 +335,6 @@ impl Node {
             Message::Order(m) => self.on_order(now, from, m),
             Message::Ordered(m) => self.on_ordered(from, m),
             _ => self.notice(from, "sends what this version does not know"),
-        }
-    }
-
-    fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
-        let who = |token| Who::Remote { node: from, boot: m.boot, token };
-        let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
-        let member = self.engine.log().membership().is_some_and(|m| m.member(from).is_some());
-        if !member || !self.books.forwarding.is_new(m.term, from, m.boot, m.sequence) {
-            return;
-        }
-        let deadline = now + m.timeout.min(self.config.write_timeout);
-        let mut writes = Vec::with_capacity(m.writes.len());
-        for write in m.writes {
-            let who = who(write.token);
-            if !leads {
-                self.tell(who, WriteError::NotLeader { leader: self.engine.leader() });
-                continue;
-            }
-            // What a peer sends is checked as what a client sends: an undecodable command never
-            // enters the log.
-            let bytes = run_bytes(&write.commands);
-            let limit = self.config.max_command_bytes;
-            let refused = if write.commands.is_empty() {
-                Some(WriteError::Refused(anyerror::AnyError::error("no commands")))
-            } else if bytes > limit {
-                Some(WriteError::TooLarge { bytes, limit })
-            } else {
-                let check = |c| self.application.check(m.codec, c).err().map(WriteError::Refused);
-                write.commands.iter().find_map(check)
-            };
-            match refused {
-                Some(error) => self.tell(who, error),
-                None => {
-                    let commands = Commands::Many(write.commands);
-                    writes.push(Write { who, commands, deadline, cost: 0 });
-                }
-            }
-        }
-        if leads && m.codec != self.application.codec() {
-            // Entries of a block share one codec version; an older node's commands are turned down
-            // until it is upgraded or leads itself.
-            for write in writes {
-                let text = format!("codec version {} is not {}", m.codec, self.application.codec());
-                self.reject(write, WriteError::Refused(anyerror::AnyError::error(text)));
-            }
-            return;
-        }
-        self.place(now, writes);
-    }
-
-    fn on_forwarded(&mut self, from: NodeId, m: Forwarded) {
-        if m.boot != self.books.forwarding.boot {
-            return;
-        }
-        for ForwardAnswer { token, outcome } in m.answers {
-            let Some(write) = self.books.forwarding.answered(from, token) else { continue };
-            let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
-            let error = match outcome {
-                ForwardOutcome::Applied(responses)
-                    if responses.len() == write.commands.as_slice().len() =>
-                {
-                    self.release(write.cost);
-                    self.application.complete_forwarded(caller, responses);
-                    continue;
-                }
-                ForwardOutcome::Applied(_) => {
-                    let text = "the leader gave another number of responses than of commands";
-                    WriteError::Response(anyerror::AnyError::error(text))
-                }
-                ForwardOutcome::NotLeader(_) => {
-                    // Certainly not done: it waits for a leader again, until the next sweep.
-                    self.books.parked.push(write);
-                    continue;
-                }
-                ForwardOutcome::Overloaded => WriteError::Overloaded,
-                ForwardOutcome::Overwritten => WriteError::Overwritten,
-                ForwardOutcome::Refused(why) => WriteError::Refused(anyerror::AnyError::error(why)),
-                _ => WriteError::Unknown,
-            };
-            self.reject(write, error);
-        }
-    }
-
-    fn send_answers(&mut self, node: NodeId, boot: u64, answers: Vec<ForwardAnswer>) {
-        // Lost answers are unknown outcomes there.
-        if let Some(lanes) = self.lanes(node) {
-            lanes.send_clients(Message::Forwarded(Forwarded { boot, answers }));
         }
     }
 
@@ -876,7 +530,7 @@ impl Node {
     }
 
     /// Warns once of each thing that is wrong with a peer.
-    fn notice(&mut self, peer: NodeId, what: &str) {
+    pub(crate) fn notice(&mut self, peer: NodeId, what: &str) {
         let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
         if self.books.noticed.len() < 1024 && self.books.noticed.insert((peer, what.to_owned())) {
             tracing::warn!(node, group, term, peer, "peer {what}");
@@ -1005,9 +659,15 @@ impl Node {
         for (_, reply) in self.books.initializing.drain(..) {
             drop(reply.send(Err(InitializeError::Stopped)));
         }
-        self.snapshots.stop();
+        let files = self.snapshots.stop();
         self.apply.close();
         let env = self.wires.env.clone();
+        for task in files {
+            tokio::select! { biased;
+                _ = task => {}
+                () = env.sleep(STOP_PATIENCE) => {}
+            }
+        }
         // A state machine that hangs must not hang the shutdown: neither one that waits, nor one
         // that never gives its thread back.
         for _ in 0..2 {
@@ -1042,17 +702,4 @@ fn needs_cluster(message: &Message) -> bool {
             Raft::RequestVote(_) | Raft::Heartbeat(_) | Raft::AppendEntries(_) | Raft::Introduce(_)
         )
     )
-}
-
-fn declined(decline: Decline) -> WriteError {
-    match decline {
-        Decline::NotLeader { leader } => WriteError::NotLeader { leader },
-        Decline::Overloaded => WriteError::Overloaded,
-        Decline::Transferring => WriteError::NotLeader { leader: None },
-        Decline::AlreadyInitialized
-        | Decline::ChangeInProgress
-        | Decline::ConfigurationChanged
-        | Decline::NotCaughtUp { .. }
-        | Decline::Unusable(_) => unreachable!("no answer to a write"),
-    }
 }

@@ -16,13 +16,13 @@ use tokio::task::JoinHandle;
 use crate::apply::ApplyInbox;
 use crate::callers::{Caller, Callers, ReadFn};
 use crate::config::Config;
+use crate::control::{Control, ControlSender, Request};
 use crate::env::Env;
 use crate::error::{InitializeError, ReadError, StartError, TransferError, WriteError};
 use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
 use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
-use crate::node::{Control, ControlSender, Request};
 use crate::start::start_group;
 use crate::trigger::Trigger;
 

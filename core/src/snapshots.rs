@@ -13,10 +13,12 @@ use quorate_engine::{Index, Input, Instant, LogId, Membership, NodeId, Term};
 use quorate_network::Peer;
 use quorate_storage::{Snapshot, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
+use crate::control::Control;
 use crate::env::blocking;
 use crate::error::SnapshotError;
-use crate::node::{Control, Node};
+use crate::node::Node;
 use crate::transfer::{Pace, Receiving, Sending};
 
 /// How long after a snapshot that failed the next is tried.
@@ -53,6 +55,8 @@ pub(crate) struct Snapshots {
     opening: BTreeMap<NodeId, u64>,
     sending: BTreeMap<NodeId, Sending>,
     receiving: Option<Receiving>,
+    /// The task that writes a snapshot out.
+    writing: Option<JoinHandle<()>>,
     /// The state that the log was compacted by last, when, and bytes of the log since.
     covered: u64,
     covered_at: Instant,
@@ -85,6 +89,7 @@ impl Snapshots {
             opening: BTreeMap::new(),
             sending: BTreeMap::new(),
             receiving: None,
+            writing: None,
             covered,
             covered_at: now,
             log_bytes: 0,
@@ -108,14 +113,16 @@ impl Snapshots {
         self.delete_after = Some(seq);
     }
 
-    /// The node stops: nothing is sent or written any more, callers are told.
-    pub(crate) fn stop(&mut self) {
+    /// The node stops: nothing is sent or written any more, callers are told. Returns the tasks that
+    /// still hold files.
+    pub(crate) fn stop(&mut self) -> Vec<JoinHandle<()>> {
         self.stop.store(true, Ordering::Relaxed);
         self.sending.clear();
-        self.receiving = None;
         for (_, caller) in self.callers.drain(..) {
             drop(caller.send(Err(SnapshotError::Stopped)));
         }
+        let receiving = self.receiving.take().map(Receiving::close);
+        self.writing.take().into_iter().chain(receiving).collect()
     }
 }
 
@@ -199,12 +206,13 @@ impl Node {
         let nonce = wires.env.random();
         let View { last, configuration, snapshot } = view;
         let meta = SnapshotMeta { last, configuration, nonce };
-        drop(self.wires.env.spawn(Box::pin(async move {
+        let writing = self.wires.env.spawn(Box::pin(async move {
             let write = move || write_out(&*store, meta, snapshot, &stop);
             let built = blocking(&*wires.env, write).await;
             let built = built.unwrap_or_else(|| Err("writing it panicked".into()));
             wires.control.send(Control::SnapshotBuilt(built));
-        })));
+        }));
+        self.snapshots.writing = Some(writing);
     }
 
     pub(crate) fn on_snapshot_built(&mut self, now: Instant, built: Result<SnapshotInfo, String>) {

@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Callers};
+use crate::control::ControlSender;
 use crate::env::{Env, blocking};
 use crate::error::StartError;
 use crate::host::{GroupBuilder, HostInner};
 use crate::lanes::Wires;
 use crate::metrics::Board;
-use crate::node::{Books, ControlSender, Node};
+use crate::node::{Books, Node};
 use crate::orders::Orders;
 use crate::pending::Pending;
 use crate::raft::{Handle, Raft};

@@ -17,9 +17,9 @@ use quorate_storage::{
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::control::Control;
 use crate::env::blocking;
 use crate::lanes::{PAUSE, Wires};
-use crate::node::Control;
 
 /// Parts that are sent and not acknowledged.
 const WINDOW_PARTS: u64 = 8;
@@ -209,7 +209,8 @@ pub(crate) struct Receiving {
     nonce: u64,
     last: LogId,
     parts: mpsc::Sender<(NodeId, InstallSnapshot)>,
-    task: JoinHandle<()>,
+    /// Taken when it is left to end by itself.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Receiving {
@@ -229,7 +230,12 @@ impl Receiving {
         let (nonce, last) = (part.nonce, part.last);
         let receiver = Receiver { wires: wires.clone(), bytes: part.bytes, patience };
         let task = wires.env.spawn(Box::pin(receiver.run(store, meta, from_node)));
-        Self { nonce, last, parts, task }
+        Self { nonce, last, parts, task: Some(task) }
+    }
+
+    /// No more parts come. Returns the task, which ends when it has let go of its file.
+    pub(crate) fn close(mut self) -> JoinHandle<()> {
+        self.task.take().expect("taken once")
     }
 
     /// Whether `part` is of this snapshot, and somebody is there to take it.
@@ -245,7 +251,9 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use quorate_storage::SnapshotInfo;
 use tokio::sync::oneshot;
 
+use crate::control::{Control, ControlSender};
 use crate::error::SnapshotError;
-use crate::node::{Control, ControlSender};
 
 /// Orders for one node, carried out at once.
 #[derive(Clone, Copy)]

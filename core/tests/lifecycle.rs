@@ -157,7 +157,7 @@ async fn after_a_shutdown_every_call_says_stopped_at_once() {
     let m = node.metrics();
     assert_eq!((m.leader, m.healthy, m.fatal), (None, false, None));
     // It has handed over, and may have the next leader's no-op already.
-    assert!(m.applied > 0 && m.applied <= m.last, "where things stand can still be seen: {m}");
+    assert!(m.applied > 0 && m.applied <= m.last, "where things stand can still be seen");
     cluster.shutdown().await;
 }
 

@@ -1,0 +1,252 @@
+//! Clients' writes on their way: into the log of a leader, to the leader, or aside until there is one.
+
+use std::sync::atomic::Ordering;
+
+use quorate_engine::{Batch, Decline, Input, Instant, LogId, NodeId, RoleKind};
+use quorate_network::{Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message};
+
+use crate::control::Request;
+use crate::error::WriteError;
+use crate::forward::{Commands, Write, outcome_of, run_bytes};
+use crate::node::Node;
+use crate::pending::{Origin, Who};
+
+/// Bytes of commands in one message to the leader.
+const FORWARD_BYTES: usize = 256 << 10;
+
+impl Node {
+    pub(crate) fn on_requests(&mut self, now: Instant, requests: &mut Vec<Request>) {
+        if requests.is_empty() {
+            return;
+        }
+        let deadline = now + self.config.write_timeout;
+        let mut readers = Vec::new();
+        let mut writes = Vec::with_capacity(requests.len());
+        for request in requests.drain(..) {
+            match request {
+                Request::Write { token, commands, cost } => {
+                    writes.push(Write { who: Who::Local(token), commands, deadline, cost });
+                }
+                Request::Read { token } => readers.push(token),
+            }
+        }
+        self.place(now, writes);
+        if !readers.is_empty() {
+            // All readers of a turn are one read of the engine.
+            self.books.next_read += 1;
+            let token = self.books.next_read;
+            self.books.reads.insert(token, readers);
+            let deadline = now + self.config.read_timeout;
+            self.step(now, Input::Read { token, deadline });
+        }
+    }
+
+    /// Puts writes where they belong now: into the log, to the leader, or aside.
+    pub(crate) fn place(&mut self, now: Instant, writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
+        match self.engine.can_propose() {
+            Ok(()) => self.propose(now, writes),
+            Err(Decline::NotLeader { leader: Some(leader) }) if self.config.forward_writes => {
+                self.forward(leader, writes);
+            }
+            Err(Decline::NotLeader { leader: None } | Decline::Transferring)
+                if self.config.forward_writes =>
+            {
+                self.books.parked.extend(writes);
+            }
+            Err(decline) => {
+                for write in writes {
+                    self.reject(write, declined(decline));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn propose(&mut self, now: Instant, writes: Vec<Write>) {
+        let codec = self.application.codec();
+        let total = writes.iter().map(|w| w.commands.bytes() + 4).sum::<usize>();
+        let mut batch = Batch::with_capacity(codec, total.min(self.config.append_bytes));
+        for write in writes {
+            let bytes = write.commands.bytes();
+            if !batch.is_empty() && batch.bytes() + bytes > self.config.append_bytes {
+                let full = std::mem::replace(&mut batch, Batch::new(codec));
+                self.step(now, Input::Propose { batch: full });
+            }
+            if let (true, Err(decline)) = (batch.is_empty(), self.engine.can_propose()) {
+                self.reject(write, declined(decline));
+                continue;
+            }
+            let next = self.engine.log().last().index + 1 + batch.len() as u64;
+            let commands = write.commands.as_slice();
+            self.books.proposing.push(Origin {
+                first: LogId::new(self.engine.term(), next),
+                count: commands.len() as u32,
+                many: matches!(write.commands, Commands::Many(_)),
+                who: Some(write.who),
+                deadline: write.deadline,
+            });
+            // A run stays in one block, so that all of it is in a log or none.
+            commands.iter().for_each(|command| batch.push(command));
+            self.release(write.cost);
+        }
+        if !batch.is_empty() {
+            self.step(now, Input::Propose { batch });
+        }
+    }
+
+    pub(crate) fn forward(&mut self, leader: NodeId, writes: Vec<Write>) {
+        let (term, codec) = (self.engine.term(), self.application.codec());
+        let timeout = self.config.write_timeout;
+        let mut writes = writes.into_iter().peekable();
+        while writes.peek().is_some() {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            while let Some(write) =
+                writes.next_if(|w| bytes == 0 || bytes + w.commands.bytes() <= FORWARD_BYTES)
+            {
+                bytes += write.commands.bytes() + 1;
+                // Only callers of this node are passed on: one hop.
+                match write.who {
+                    Who::Local(_) => group.push(write),
+                    Who::Remote { .. } => {
+                        self.reject(write, WriteError::NotLeader { leader: Some(leader) });
+                    }
+                }
+            }
+            if group.is_empty() {
+                continue;
+            }
+            let message = self.books.forwarding.message(term, codec, timeout, &group);
+            let message = Message::Forward(message);
+            if self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message)) {
+                self.books.forwarding.sent(leader, group);
+            } else {
+                for write in group {
+                    self.reject(write, WriteError::Overloaded);
+                }
+            }
+        }
+    }
+
+    /// Gives a write back to its caller, and its room to others.
+    pub(crate) fn reject(&mut self, write: Write, error: WriteError) {
+        self.release(write.cost);
+        self.tell(write.who, error);
+    }
+
+    pub(crate) fn tell(&mut self, who: Who, error: WriteError) {
+        match who {
+            Who::Local(token) => self.books.failures.push((token, error)),
+            Who::Remote { node, boot, token } => {
+                let answer = ForwardAnswer { token, outcome: outcome_of(&error) };
+                self.send_answers(node, boot, vec![answer]);
+            }
+        }
+    }
+
+    pub(crate) fn release(&self, cost: usize) {
+        self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+    }
+
+    pub(crate) fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
+        let who = |token| Who::Remote { node: from, boot: m.boot, token };
+        let leads = self.engine.role() == RoleKind::Leader && self.engine.term() == m.term;
+        let member = self.engine.log().membership().is_some_and(|m| m.member(from).is_some());
+        if !member || !self.books.forwarding.is_new(m.term, from, m.boot, m.sequence) {
+            return;
+        }
+        let deadline = now + m.timeout.min(self.config.write_timeout);
+        let mut writes = Vec::with_capacity(m.writes.len());
+        for write in m.writes {
+            let who = who(write.token);
+            if !leads {
+                self.tell(who, WriteError::NotLeader { leader: self.engine.leader() });
+                continue;
+            }
+            // What a peer sends is checked as what a client sends: an undecodable command never
+            // enters the log.
+            let bytes = run_bytes(&write.commands);
+            let limit = self.config.max_command_bytes;
+            let refused = if write.commands.is_empty() {
+                Some(WriteError::Refused(anyerror::AnyError::error("no commands")))
+            } else if bytes > limit {
+                Some(WriteError::TooLarge { bytes, limit })
+            } else {
+                let check = |c| self.application.check(m.codec, c).err().map(WriteError::Refused);
+                write.commands.iter().find_map(check)
+            };
+            match refused {
+                Some(error) => self.tell(who, error),
+                None => {
+                    let commands = Commands::Many(write.commands);
+                    writes.push(Write { who, commands, deadline, cost: 0 });
+                }
+            }
+        }
+        if leads && m.codec != self.application.codec() {
+            // Entries of a block share one codec version; an older node's commands are turned down
+            // until it is upgraded or leads itself.
+            for write in writes {
+                let text = format!("codec version {} is not {}", m.codec, self.application.codec());
+                self.reject(write, WriteError::Refused(anyerror::AnyError::error(text)));
+            }
+            return;
+        }
+        self.place(now, writes);
+    }
+
+    pub(crate) fn on_forwarded(&mut self, from: NodeId, m: Forwarded) {
+        if m.boot != self.books.forwarding.boot {
+            return;
+        }
+        for ForwardAnswer { token, outcome } in m.answers {
+            let Some(write) = self.books.forwarding.answered(from, token) else { continue };
+            let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
+            let error = match outcome {
+                ForwardOutcome::Applied(responses)
+                    if responses.len() == write.commands.as_slice().len() =>
+                {
+                    self.release(write.cost);
+                    self.application.complete_forwarded(caller, responses);
+                    continue;
+                }
+                ForwardOutcome::Applied(_) => {
+                    let text = "the leader gave another number of responses than of commands";
+                    WriteError::Response(anyerror::AnyError::error(text))
+                }
+                ForwardOutcome::NotLeader(_) => {
+                    // Certainly not done: it waits for a leader again, until the next sweep.
+                    self.books.parked.push(write);
+                    continue;
+                }
+                ForwardOutcome::Overloaded => WriteError::Overloaded,
+                ForwardOutcome::Overwritten => WriteError::Overwritten,
+                ForwardOutcome::Refused(why) => WriteError::Refused(anyerror::AnyError::error(why)),
+                _ => WriteError::Unknown,
+            };
+            self.reject(write, error);
+        }
+    }
+
+    pub(crate) fn send_answers(&mut self, node: NodeId, boot: u64, answers: Vec<ForwardAnswer>) {
+        // Lost answers are unknown outcomes there.
+        if let Some(lanes) = self.lanes(node) {
+            lanes.send_clients(Message::Forwarded(Forwarded { boot, answers }));
+        }
+    }
+}
+
+pub(crate) fn declined(decline: Decline) -> WriteError {
+    match decline {
+        Decline::NotLeader { leader } => WriteError::NotLeader { leader },
+        Decline::Overloaded => WriteError::Overloaded,
+        Decline::Transferring => WriteError::NotLeader { leader: None },
+        Decline::AlreadyInitialized
+        | Decline::ChangeInProgress
+        | Decline::ConfigurationChanged
+        | Decline::NotCaughtUp { .. }
+        | Decline::Unusable(_) => unreachable!("no answer to a write"),
+    }
+}
