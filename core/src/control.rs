@@ -71,6 +71,8 @@ pub(crate) enum Control {
     SnapshotReceived {
         from: NodeId,
         session: u64,
+        /// Of the leader.
+        cluster: u64,
         info: SnapshotInfo,
     },
     Failed(String),

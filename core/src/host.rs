@@ -252,7 +252,7 @@ impl Host {
 
     /// A group of this host, with its state machine; [`GroupBuilder::start`] runs it.
     pub fn group<S: StateMachine>(&self, group: GroupId, machine: S) -> GroupBuilder<S> {
-        GroupBuilder { host: self.clone(), group, machine, storage: None }
+        GroupBuilder { host: self.clone(), group, machine, storage: None, restore: None }
     }
 
     /// This node.
@@ -306,12 +306,26 @@ pub struct GroupBuilder<S: StateMachine> {
     pub(crate) group: GroupId,
     pub(crate) machine: S,
     pub(crate) storage: Option<Box<dyn RaftStorage>>,
+    pub(crate) restore: Option<(PathBuf, Vec<(NodeId, String)>)>,
 }
 
 impl<S: StateMachine> GroupBuilder<S> {
     /// A storage of its own for this group, in place of the host's.
     pub fn storage(mut self, storage: impl RaftStorage) -> Self {
         self.storage = Some(Box::new(storage));
+        self
+    }
+
+    /// Begins a new cluster with the state of a backup, and with these voters. Given to each of
+    /// them, with the same file; there is nothing to initialize then. A group that has a log already
+    /// goes on with that.
+    pub fn restore<A: Into<String>>(
+        mut self,
+        file: impl Into<PathBuf>,
+        members: impl IntoIterator<Item = (NodeId, A)>,
+    ) -> Self {
+        let members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
+        self.restore = Some((file.into(), members));
         self
     }
 

@@ -32,6 +32,7 @@
 //! voters is needed to go on. An error says whether the write may have happened.
 
 mod apply;
+mod backup;
 mod callers;
 mod config;
 mod control;
@@ -56,6 +57,7 @@ mod trigger;
 mod writes;
 
 pub use async_trait::async_trait;
+pub use backup::Backup;
 pub use config::Config;
 pub use env::{Env, TokioEnv};
 pub use error::{

@@ -263,8 +263,10 @@ impl Node {
             Control::SnapshotStored { from, stored } => {
                 self.step(now, Input::SnapshotStored { from, stored });
             }
-            Control::SnapshotReceived { from, session, info } => {
+            Control::SnapshotReceived { from, session, cluster, info } => {
+                self.books.adopting = cluster;
                 self.on_snapshot_received(now, from, session, info);
+                self.books.adopting = 0;
             }
             Control::Failed(cause) => self.fail(cause),
             Control::Shutdown => self.hand_over_and_stop(now),
@@ -408,7 +410,8 @@ impl Node {
     fn execute(&mut self, now: Instant, output: Output) {
         match output {
             Output::Persist(persist) => {
-                if self.identity.cluster == 0 && !persist.blocks.is_empty() {
+                let begins = !persist.blocks.is_empty() || persist.reset.is_some();
+                if self.identity.cluster == 0 && begins {
                     self.join_cluster();
                 }
                 let ops = &mut self.books.batch.ops;

@@ -6,19 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anyerror::AnyError;
 use bytes::Bytes;
 use quorate_engine::{Membership, NodeId};
 use quorate_network::{OrderKind, RaftNetwork};
-use quorate_storage::{Codec, RaftStorage, StateMachine};
+use quorate_storage::{Codec, RaftStorage, SnapshotStore, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
+use crate::backup::Backup;
 use crate::callers::{Caller, Callers, ReadFn};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
-use crate::env::Env;
-use crate::error::{InitializeError, ReadError, StartError, TransferError, WriteError};
+use crate::env::{Env, blocking};
+use crate::error::{
+    InitializeError, ReadError, SnapshotError, StartError, TransferError, WriteError,
+};
 use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
 use crate::membership::{MembershipChange, Orderer};
@@ -52,6 +56,7 @@ pub(crate) struct Handle<S: StateMachine> {
     pub(crate) owns_host: bool,
     pub(crate) callers: Arc<Callers<S>>,
     pub(crate) apply: Arc<ApplyInbox>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) board: Arc<Board>,
     /// To the node; its closing means that the last handle is gone.
     pub(crate) requests: mpsc::UnboundedSender<Request>,
@@ -69,7 +74,7 @@ impl<S: StateMachine> Raft<S> {
     /// Builds node `id` with its state machine. Name a storage (`data_dir`, `in_memory` or
     /// `storage`) and, unless the node is alone, a network (`listen` or `network`).
     pub fn builder(id: NodeId, machine: S) -> Builder<S> {
-        Builder { host: Host::builder(id), machine, storage: None }
+        Builder { host: Host::builder(id), machine, storage: None, restore: None }
     }
 
     /// Begins a new cluster with these voters and their addresses, this node among them.
@@ -97,7 +102,7 @@ impl<S: StateMachine> Raft<S> {
         if membership.members().len() != count {
             return Err(InitializeError::Members("a node is named twice".into()));
         }
-        let cluster = cluster_id(&self.shared.host.inner.cluster_name, &membership);
+        let cluster = cluster_id(&self.shared.host.inner.cluster_name, &membership, 0);
         let (reply, answer) = oneshot::channel();
         self.shared.control.send(Control::Initialize { membership, cluster, reply });
         answer.await.unwrap_or(Err(InitializeError::Stopped))
@@ -314,6 +319,29 @@ impl<S: StateMachine> Raft<S> {
         self.shared.board.events()
     }
 
+    /// A backup of the state as it is now on this node, to be written to a file: a new cluster can begin
+    /// with it ([`Builder::restore`]). Memory stays small, whatever its size.
+    ///
+    /// A node that is behind gives an older state; after [`Raft::ensure_linearizable`] it holds every
+    /// write acknowledged before that.
+    ///
+    /// # Errors
+    /// As [`Trigger::snapshot`].
+    pub async fn backup(&self) -> Result<Backup, SnapshotError> {
+        let env = &self.shared.host.inner.env;
+        loop {
+            let last = self.trigger().snapshot().await?.meta.last;
+            let store = self.shared.snapshots.clone();
+            let opened = blocking(&**env, move || store.open(last)).await;
+            match opened.ok_or(SnapshotError::Stopped)? {
+                Ok(Some(reader)) => return Ok(Backup::new(env.clone(), reader)),
+                // A newer one has taken its place meanwhile.
+                Ok(None) => {}
+                Err(error) => return Err(SnapshotError::Failed(AnyError::new(&error))),
+            }
+        }
+    }
+
     /// What an operator has the node do at once.
     pub fn trigger(&self) -> Trigger<'_> {
         Trigger { control: &self.shared.control }
@@ -378,9 +406,9 @@ fn outcome_of_read<T>(
     Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// The cluster's id, from its name and its first members: the same wherever it is computed (FNV-1a,
-/// 64 bits).
-pub(crate) fn cluster_id(name: &str, members: &Membership) -> u64 {
+/// The cluster's id, from its name, its first members and the backup that it began with, 0 for none:
+/// the same wherever it is computed (FNV-1a, 64 bits).
+pub(crate) fn cluster_id(name: &str, members: &Membership, backup: u64) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
         for byte in bytes {
@@ -393,6 +421,9 @@ pub(crate) fn cluster_id(name: &str, members: &Membership) -> u64 {
         add(&id.to_le_bytes());
         add(member.address.as_bytes());
     }
+    if backup != 0 {
+        add(&backup.to_le_bytes());
+    }
     // 0 means "none".
     hash.max(1)
 }
@@ -402,6 +433,7 @@ pub struct Builder<S: StateMachine> {
     host: HostBuilder,
     machine: S,
     storage: Option<Box<dyn RaftStorage>>,
+    restore: Option<(PathBuf, Vec<(NodeId, String)>)>,
 }
 
 impl<S: StateMachine> Builder<S> {
@@ -423,6 +455,17 @@ impl<S: StateMachine> Builder<S> {
     /// A storage of your own.
     pub fn storage(mut self, storage: impl RaftStorage) -> Self {
         self.storage = Some(Box::new(storage));
+        self
+    }
+
+    /// See [`GroupBuilder::restore`].
+    pub fn restore<A: Into<String>>(
+        mut self,
+        file: impl Into<PathBuf>,
+        members: impl IntoIterator<Item = (NodeId, A)>,
+    ) -> Self {
+        let members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
+        self.restore = Some((file.into(), members));
         self
     }
 
@@ -470,6 +513,7 @@ impl<S: StateMachine> Builder<S> {
             group: ONLY_GROUP,
             machine: self.machine,
             storage: self.storage,
+            restore: self.restore,
         };
         match start_group(group, true).await {
             Ok(raft) => Ok(raft),

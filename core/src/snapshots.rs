@@ -397,12 +397,13 @@ impl Node {
 
     pub(crate) fn on_store_snapshot(&mut self, from: NodeId, part: InstallSnapshot) {
         let patience = self.config.snapshot_stall_timeout * 3;
-        let Node { snapshots, wires, .. } = self;
+        let Node { snapshots, wires, books, .. } = self;
         if !snapshots.receiving.as_ref().is_some_and(|receiving| receiving.takes(&part)) {
             // What has come of another is gone first: it takes room.
             snapshots.receiving = None;
             let store = snapshots.store.clone();
-            snapshots.receiving = Some(Receiving::start(wires, store, &part, patience));
+            let receiving = Receiving::start(wires, store, &part, books.adopting, patience);
+            snapshots.receiving = Some(receiving);
         }
         if let Some(receiving) = &snapshots.receiving {
             receiving.part(from, part);

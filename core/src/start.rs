@@ -1,10 +1,11 @@
 //! The start of a group: what its store recovered, its snapshots and its state machine have to fit
 //! together, and then its tasks run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use quorate_engine::{Engine, Index, Log, LogId, Membership};
+use quorate_engine::{Engine, Index, Log, LogId, Membership, NodeId};
 use quorate_storage::{
     ApplyMark, Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, SnapshotStore, StateMachine,
     StorageError, WriteBatch, WriteDone,
@@ -12,6 +13,7 @@ use quorate_storage::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::{ApplyInbox, ApplyWorker};
+use crate::backup::Restore;
 use crate::callers::{Application, Callers};
 use crate::control::ControlSender;
 use crate::env::{Env, blocking};
@@ -22,7 +24,7 @@ use crate::metrics::Board;
 use crate::node::{Books, Node};
 use crate::orders::Orders;
 use crate::pending::Pending;
-use crate::raft::{Handle, Raft};
+use crate::raft::{Handle, Raft, cluster_id};
 use crate::snapshots::Snapshots;
 use crate::tail::Tail;
 
@@ -40,7 +42,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     builder: GroupBuilder<S>,
     owns_host: bool,
 ) -> Result<Raft<S>, StartError> {
-    let GroupBuilder { host, group, mut machine, storage } = builder;
+    let GroupBuilder { host, group, mut machine, storage, restore: backup } = builder;
     let inner = host.inner.clone();
     let (id, env, config) = (inner.id, inner.env.clone(), inner.config.clone());
     inner.refuse_known(group)?;
@@ -61,8 +63,9 @@ pub(crate) async fn start_group<S: StateMachine>(
     let (mut storage, recovered) = blocking(&*env, recovery)
         .await
         .ok_or_else(|| StartError::Config("the recovery of the storage panicked".into()))?;
-    let (mut recovered, store, newest) = recovered?;
-    let identity = match recovered.identity {
+    let (mut recovered, store, mut newest) = recovered?;
+    let backup = backup.map(|(file, members)| restore_of(file, members)).transpose()?;
+    let mut identity = match recovered.identity {
         Some(identity) if identity.node != id => {
             return Err(StartError::OtherNode { found: identity.node, wanted: id });
         }
@@ -73,6 +76,18 @@ pub(crate) async fn start_group<S: StateMachine>(
             identity
         }
     };
+    if identity.cluster == 0 {
+        // What a node of no cluster has received it can't place: it is received again.
+        newest = None;
+        if let Some(backup) = backup {
+            let members = backup.members.clone();
+            let imported = backup.import(&*env, store.clone()).await?;
+            let seed = imported.meta.nonce;
+            identity.cluster = cluster_id(&inner.cluster_name, &members, seed);
+            begin_restored(&mut storage, &mut recovered, &imported, identity).await?;
+            newest = Some(imported);
+        }
+    }
     if let Some(newest) = &newest {
         complete_reset(&mut storage, &mut recovered, newest).await?;
     }
@@ -138,6 +153,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     };
     let apply_task = env.spawn(Box::pin(worker.run()));
     let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let snapshots = store.clone();
     let application: Arc<dyn Application> = callers.clone();
     let node = Node {
         engine,
@@ -171,8 +187,18 @@ pub(crate) async fn start_group<S: StateMachine>(
         drop(guard);
     }));
     let task = tokio::sync::Mutex::new(Some(task));
-    let shared =
-        Handle { host, owns_host, callers, apply, board, requests, control, queued_bytes, task };
+    let shared = Handle {
+        host,
+        owns_host,
+        callers,
+        apply,
+        snapshots,
+        board,
+        requests,
+        control,
+        queued_bytes,
+        task,
+    };
     Ok(Raft::of(shared))
 }
 
@@ -187,8 +213,32 @@ async fn complete_reset(
     if to.index <= recovered.compacted.index || term_at(recovered, to.index) == Some(to.term) {
         return Ok(());
     }
+    reset(storage, recovered, newest, Vec::new()).await
+}
+
+/// A new cluster begins behind the state of a backup. The snapshot is durable already; its log and
+/// its identity become so together.
+async fn begin_restored(
+    storage: &mut Box<dyn RaftStorage>,
+    recovered: &mut Recovered,
+    imported: &SnapshotInfo,
+    identity: Identity,
+) -> Result<(), StartError> {
+    if imported.meta.configuration.1.member(identity.node).is_none() {
+        let text = format!("node {} itself is not among the members to restore", identity.node);
+        return Err(StartError::Config(text));
+    }
+    reset(storage, recovered, imported, vec![LogOp::Identity(identity)]).await
+}
+
+async fn reset(
+    storage: &mut Box<dyn RaftStorage>,
+    recovered: &mut Recovered,
+    newest: &SnapshotInfo,
+    mut ops: Vec<LogOp>,
+) -> Result<(), StartError> {
+    let to = newest.meta.last;
     let configuration = newest.meta.configuration.clone();
-    let mut ops = Vec::new();
     let hard_state = recovered.hard_state.at_least(to.term);
     if hard_state != recovered.hard_state {
         recovered.hard_state = hard_state;
@@ -201,6 +251,12 @@ async fn complete_reset(
     recovered.runs.clear();
     recovered.configurations = vec![configuration];
     Ok(())
+}
+
+fn restore_of(file: PathBuf, members: Vec<(NodeId, String)>) -> Result<Restore, StartError> {
+    let members = Membership::of_voters(members)
+        .map_err(|error| StartError::Config(format!("the members to restore: {error}")))?;
+    Ok(Restore { file, members })
 }
 
 fn term_at(recovered: &Recovered, index: Index) -> Option<u64> {

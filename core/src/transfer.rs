@@ -219,6 +219,7 @@ impl Receiving {
         wires: &Arc<Wires>,
         store: Arc<dyn SnapshotStore>,
         part: &InstallSnapshot,
+        cluster: u64,
         patience: Duration,
     ) -> Self {
         let (parts, from_node) = mpsc::channel(WAITING_PARTS);
@@ -228,7 +229,7 @@ impl Receiving {
             nonce: part.nonce,
         };
         let (nonce, last) = (part.nonce, part.last);
-        let receiver = Receiver { wires: wires.clone(), bytes: part.bytes, patience };
+        let receiver = Receiver { wires: wires.clone(), cluster, bytes: part.bytes, patience };
         let task = wires.env.spawn(Box::pin(receiver.run(store, meta, from_node)));
         Self { nonce, last, parts, task: Some(task) }
     }
@@ -259,6 +260,8 @@ impl Drop for Receiving {
 
 struct Receiver {
     wires: Arc<Wires>,
+    /// Of the leader, for a node that belongs to none yet.
+    cluster: u64,
     bytes: u64,
     /// For how long parts may stay away.
     patience: Duration,
@@ -313,7 +316,9 @@ impl Receiver {
             match written {
                 Written::More(more) => writer = more,
                 Written::Complete(info) => {
-                    self.wires.control.send(Control::SnapshotReceived { from, session, info });
+                    let cluster = self.cluster;
+                    let received = Control::SnapshotReceived { from, session, cluster, info };
+                    self.wires.control.send(received);
                     return Ok(());
                 }
             }

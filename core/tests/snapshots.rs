@@ -499,3 +499,114 @@ async fn a_machine_ahead_of_its_log_is_refused() {
     let Err(error) = raft else { panic!("it started") };
     assert!(matches!(error, StartError::StateMissing(_)), "{error}");
 }
+
+// ---- backup ----
+
+async fn backup_to(node: &Raft<Ledger>, file: &std::path::Path) {
+    let mut backup = node.backup().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(piece) = backup.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert!(bytes.len() as u64 > backup.info().bytes);
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// A new cluster of three begins with the state of the old one, and knows nothing else of it.
+#[tokio::test(start_paused = true)]
+async fn a_new_cluster_begins_with_a_backup() {
+    let old = Cluster::new(1, config(on_demand)).await;
+    write_all(&old, 1, 0..30).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    backup_to(&old.nodes[&1], &file).await;
+    let last = old.nodes[&1].metrics().applied;
+    let old_cluster = old.nodes[&1].host().inbound().hello(2).cluster;
+    old.shutdown().await;
+
+    let network = Chaos::default();
+    let disks: Vec<MemoryDisk> = (0..3).map(|_| MemoryDisk::new()).collect();
+    let start = async |id: u64, with: bool| {
+        let (machine, control) = Ledger::new();
+        let mut builder = Raft::builder(id, machine)
+            .storage(disks[id as usize - 1].open())
+            .network(Arc::new(network.clone()))
+            .env(SeededEnv::new(id));
+        if with {
+            builder = builder.restore(&file, members(1..=3));
+        }
+        let raft = builder.start().await.unwrap();
+        network.inner.join(id, raft.host().inbound());
+        (raft, control)
+    };
+    let mut nodes = vec![start(1, true).await, start(2, true).await, start(3, true).await];
+    for (node, control) in &nodes {
+        assert_eq!(control.restored(), 1);
+        node.wait(PATIENCE).leader().await.unwrap();
+        let hello = node.host().inbound().hello(9);
+        assert!(hello.cluster != 0 && hello.cluster != old_cluster, "a cluster of its own");
+    }
+    nodes[2].0.write(30).await.unwrap();
+    assert!(nodes[2].0.metrics().applied > last);
+    // The same command once more goes on with what is there.
+    network.inner.leave(1);
+    nodes[0].0.shutdown().await;
+    nodes[0] = start(1, true).await;
+    for (node, _) in &nodes {
+        let ids = node.read(|machine| machine.ids.clone()).await.unwrap();
+        assert_eq!(ids, (0..=30).collect::<Vec<_>>());
+    }
+    for (node, _) in nodes {
+        node.shutdown().await;
+    }
+}
+
+/// A damaged backup, or members without the node itself: nothing begins, and it can be tried again.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_backup_is_refused() {
+    let old = Cluster::new(1, config(on_demand)).await;
+    write_all(&old, 1, 0..30).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    backup_to(&old.nodes[&1], &file).await;
+    old.shutdown().await;
+    let disk = MemoryDisk::new();
+    let start = async |file: &std::path::Path, ids: std::ops::RangeInclusive<u64>| {
+        let builder = Raft::builder(1, Ledger::new().0).storage(disk.open());
+        builder.restore(file, members(ids)).start().await
+    };
+    let good = std::fs::read(&file).unwrap();
+    let bad = dir.path().join("bad");
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for bytes in [&[][..], &good[..good.len() - 1], &flipped] {
+        std::fs::write(&bad, bytes).unwrap();
+        assert!(matches!(start(&bad, 1..=1).await, Err(StartError::Storage(_))));
+    }
+    assert!(matches!(start(&file, 2..=3).await, Err(StartError::Config(_))));
+    let raft = start(&file, 1..=1).await.unwrap();
+    assert_eq!(raft.read(|machine| machine.ids.len()).await.unwrap(), 30);
+    raft.shutdown().await;
+}
+
+/// A blank node that gets a snapshot first belongs to the cluster from then on, also after a restart.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_by_snapshot_knows_its_cluster() {
+    let mut cluster = Cluster::new(1, config(on_demand)).await;
+    write_all(&cluster, 1, 0..10).await;
+    let info = cluster.nodes[&1].trigger().snapshot().await.unwrap();
+    let compacted = move |m: &quorate::Metrics| m.compacted == info.meta.last.index;
+    cluster.nodes[&1].wait(PATIENCE).until("a compacted log", compacted).await.unwrap();
+    cluster.start(2).await;
+    cluster.nodes[&1].add_voter(2, "node-2").await.unwrap();
+    assert_eq!(cluster.machines[&2].restored(), 1);
+    let known = |cluster: &Cluster, id: u64| cluster.nodes[&id].host().inbound().hello(9).cluster;
+    assert_eq!(known(&cluster, 2), known(&cluster, 1));
+    cluster.stop(2).await;
+    cluster.start(2).await;
+    assert_eq!(known(&cluster, 2), known(&cluster, 1));
+    cluster.nodes[&2].write(10).await.unwrap();
+    assert_eq!(cluster.ledger().await, (0..=10).collect::<Vec<_>>());
+    cluster.shutdown().await;
+}
