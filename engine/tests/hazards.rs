@@ -483,56 +483,6 @@ fn a_learner_votes_when_it_is_asked() {
     assert_eq!(c.engine(3).deadline(), None, "it does not campaign itself");
 }
 
-/// One-way cuts between three nodes, every combination: never unsafe, always well after the heal;
-/// and while cut, led if some node has two-way links to a majority.
-#[test]
-fn every_matrix_of_one_way_cuts_of_three_nodes() {
-    let links = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
-    for matrix in 0..64u32 {
-        let mut c = Cluster::led_by_1(3);
-        let cut: Vec<_> = links.iter().enumerate().filter(|(i, _)| matrix >> i & 1 == 1).collect();
-        cut.iter().for_each(|(_, (from, to))| c.cut(*from, *to));
-        c.run(10_000);
-        let both = |a, b| !c.cut.contains(&(a, b)) && !c.cut.contains(&(b, a));
-        let hub = (1..=3).any(|a| (1..=3).any(|b| a != b && both(a, b)));
-        if hub {
-            let leader = c.leader().unwrap_or_else(|| panic!("no leader, matrix {matrix:06b}"));
-            let before = c.committed(leader);
-            c.propose(leader, 1);
-            c.run(2_000);
-            let leader = c.leader().unwrap();
-            assert!(c.committed(leader) > before, "no progress, matrix {matrix:06b}");
-        }
-        c.heal();
-        let leader = c.run_until_led(20_000);
-        let leader = leader.unwrap_or_else(|| panic!("no recovery, matrix {matrix:06b}"));
-        c.propose(leader, 1);
-        c.run(2_000);
-        assert!((1..=3).all(|id| c.committed(id) == c.last(leader).index), "{matrix:06b}");
-    }
-}
-
-/// The same for a sample of the matrices of five nodes: safe, and well after the heal.
-#[test]
-fn a_sample_of_the_one_way_cuts_of_five_nodes() {
-    let mut number = 1u64;
-    for _ in 0..60 {
-        let mut c = Cluster::led_by_1(5);
-        for (from, to) in (1..=5).flat_map(|a| (1..=5).map(move |b| (a, b))) {
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if from != to && number >> 33 & 3 == 0 {
-                c.cut(from, to);
-            }
-        }
-        c.run(8_000);
-        c.heal();
-        let leader = c.run_until_led(20_000).expect("recovers");
-        c.propose(leader, 1);
-        c.run(2_000);
-        assert!((1..=5).all(|id| c.committed(id) == c.last(leader).index));
-    }
-}
-
 /// Entries that are not applied yet must not keep a node from campaigning.
 #[test]
 fn a_backlog_does_not_block_an_election() {

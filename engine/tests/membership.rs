@@ -483,6 +483,18 @@ fn with_a_witness() -> Cluster {
     c
 }
 
+/// Begun where nobody would campaign, a group would never come to be.
+#[test]
+fn a_group_begins_at_a_voter_that_may_lead() {
+    let mut c = Cluster::new(4);
+    c.membership = voters(3).with_witness(3).unwrap();
+    c.initialize(3);
+    c.initialize(4);
+    let unusable = |d: &Decline| matches!(d, Decline::Unusable(_));
+    assert!(unusable(&c.node(3).declined[0]) && unusable(&c.node(4).declined[0]));
+    assert_eq!(c.last(3), LogId::ZERO);
+}
+
 /// A witness votes and counts, and never leads.
 #[test]
 fn a_witness_votes_and_never_campaigns() {

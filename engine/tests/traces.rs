@@ -19,6 +19,11 @@
 //! | `drop 1->2` | what is on this link now is lost |
 //! | `small appends` | from now on an append carries one block |
 //! | `propose 1 x3` | a client proposes three commands |
+//! | `spare 4` | node 4 with an empty disk, no member |
+//! | `priority 3 5` | node 3 starts anew with an empty disk and priority 5 |
+//! | `learner 1 4`, `promote 1 4`, `remove 1 4` | an operator asks node 1 for this change of member 4 |
+//! | `transfer 1 2`, `transfer 1` | an operator asks node 1 to hand over to 2, to anyone; within a second |
+//! | `campaign 1`, `forget leader 1` | an operator tells node 1 |
 //! | `read 1 7` | a client reads, and calls the read 7 |
 //! | `hold 1`, `sync 1`, `release 1` | the disk holds writes back; finishes one; finishes all |
 //! | `snapshot 1` | a snapshot of what is applied is built at once, and is durable |
@@ -35,7 +40,7 @@ mod common;
 use std::path::Path;
 
 use common::{Cluster, Image, voters};
-use quorate_engine::{Config, HardState};
+use quorate_engine::{Config, HardState, Input};
 
 /// Runs one script and returns it with the trace it has now.
 fn play(name: &str, script: &str) -> String {
@@ -97,6 +102,29 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
         ("reorder", _) => link().map(|(from, to)| c.deliver_reversed(from, to))?,
         ("drop", _) => link().map(|(from, to)| c.drop(from, to))?,
         ("propose", _) => c.propose(id()?, second()?.strip_prefix('x')?.parse().ok()?),
+        ("spare", _) => c.spare(&[id()?]),
+        ("priority", _) => {
+            let priority = second()?.parse().ok()?;
+            c.add(Config { priority, ..Config::new(id()?) }, Image::default());
+        }
+        ("learner" | "promote" | "remove", _) => {
+            let member = second()?.parse().ok()?;
+            let now = c.configured(id()?).settled();
+            let to = match verb {
+                "learner" => now.with_learner(member, format!("n{member}")),
+                "promote" => now.promoted(member),
+                _ => now.without(member),
+            };
+            c.change(id()?, to.ok()?);
+        }
+        ("transfer", _) => {
+            let to = second().map(|to| to.parse().ok());
+            c.transfer(id()?, to.unwrap_or_default());
+        }
+        ("campaign", _) => c.step(id()?, Input::Campaign),
+        ("forget", _) => {
+            c.step(second()?.parse().ok()?, Input::ForgetLeader);
+        }
         ("read", _) => c.read(id()?, second()?.parse().ok()?),
         ("hold", _) => c.hold_disk(id()?),
         ("sync", _) => c.sync(id()?, 1),
@@ -151,7 +179,7 @@ fn scripts() {
     let mut files: Vec<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 11, "scripts are missing");
+    assert!(files.len() >= 21, "scripts are missing");
     let mut changed = Vec::new();
     for path in files {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
