@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::io::{Decline, Output, Outputs};
 use crate::membership::Membership;
 use crate::message::{Message, Removed};
+use crate::planted;
 use crate::replication::Progress;
 use crate::types::{Instant, LogId, NodeId};
 
@@ -101,11 +102,11 @@ impl Engine {
             return Err(Decline::NotLeader { leader: self.leader });
         };
         let (id, current) = self.configuration().expect("a leader has a configuration");
-        if expected.is_some_and(|seen| seen != id) {
+        if expected.is_some_and(|seen| seen != id) && !planted::on("cas-ignored") {
             return Err(Decline::ConfigurationChanged);
         }
-        let began = self.log.committed() >= leader.term_start;
-        let changing = self.is_changing();
+        let began = self.log.committed() >= leader.term_start || planted::on("change-before-no-op");
+        let changing = self.is_changing() && !planted::on("two-changes-at-once");
         if !began || changing || leader.transfer.is_some() {
             return Err(Decline::ChangeInProgress);
         }
@@ -128,7 +129,7 @@ impl Engine {
             let tied = current.member(*id).is_some_and(|m| m.incarnation != 0);
             let known = tied || self.config.incarnation == 0;
             let ready = known && self.is_caught_up(now, *id);
-            if !ready {
+            if !ready && !planted::on("promoted-before-caught-up") {
                 return Err(Decline::NotCaughtUp { id: *id });
             }
         }
@@ -173,7 +174,7 @@ impl Engine {
             self.tell_those_who_left(before, out);
         }
         let (_, membership) = self.configuration().expect("a leader has a configuration");
-        let stays = membership.is_voter(self.config.id);
+        let stays = membership.is_voter(self.config.id) || planted::on("removed-leader-leads-on");
         if (stays && !membership.is_joint()) || committed < term_start {
             return;
         }
@@ -182,7 +183,9 @@ impl Engine {
             return;
         }
         if membership.is_joint() {
-            self.adopt(now, membership.settled(), out);
+            if !planted::on("joint-never-left") {
+                self.adopt(now, membership.settled(), out);
+            }
         } else if !transferring {
             self.leave(now, out);
         }

@@ -103,7 +103,7 @@ impl Engine {
     /// committed.
     pub(crate) fn may_campaign(&self) -> bool {
         let me = self.config.id;
-        let told = self.removed.is_some();
+        let told = self.removed.is_some() && !planted::on("removed-node-campaigns");
         let named = |m: &Membership| m.may_lead(me);
         let left_out = || {
             let (at, before) = self.voters_changed_at()?;
@@ -214,7 +214,8 @@ impl Engine {
 
     fn vote_request(&self, pre: bool) -> Message {
         let term = self.hard.term + u64::from(pre);
-        let transfer = matches!(self.role, Role::Candidate { transfer: true, .. });
+        let told = matches!(self.role, Role::Candidate { transfer: true, .. });
+        let transfer = told || (!pre && planted::on("transfer-ignores-stickiness-always"));
         Message::RequestVote(RequestVote { pre, term, last: self.log.last(), transfer })
     }
 

@@ -442,11 +442,14 @@ impl Engine {
             out.push(Output::Declined(Decline::AlreadyInitialized));
             return;
         }
+        if !membership.may_lead(self.config.id) {
+            let why = Decline::Unusable("a group begins at a voter that is no witness");
+            out.push(Output::Declined(why));
+            return;
+        }
         self.introduced = BTreeSet::from([self.config.id]);
         self.stage(EntryBlock::configuration(FIRST, membership));
-        if self.may_campaign() {
-            self.campaign(now, out);
-        }
+        self.campaign(now, out);
     }
 
     /// A node that has no configuration takes the first one and says so, to whom it has it from: to

@@ -31,7 +31,7 @@ pub enum Input {
         batch: Batch,
     },
     /// Begin a new group with this membership. Answered by [`Output::Declined`] if the node has a
-    /// log already.
+    /// log already, or could not lead the group.
     Initialize {
         /// The first configuration.
         membership: Membership,

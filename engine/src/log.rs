@@ -160,7 +160,10 @@ impl Log {
 
     /// The configuration in force: the newest in the log, committed or not (paper §6).
     pub fn membership(&self) -> Option<&Membership> {
-        self.configurations.last().map(|(_, m)| m)
+        let late = planted::on("configuration-counts-when-committed");
+        let counts = |(id, _): &&(LogId, Membership)| !late || id.index <= self.committed;
+        let newest = self.configurations.iter().rev().find(counts);
+        newest.or(self.configurations.first()).map(|(_, m)| m)
     }
 
     /// The configuration in force where the log begins, and every one in it, each with its entry,

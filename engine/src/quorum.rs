@@ -11,11 +11,20 @@ pub fn majority(voters: usize) -> usize {
     voters / 2 + usize::from(voters % 2 == 1 || !planted::on("half-is-a-majority"))
 }
 
+/// The voter sets whose majorities decide: all of them.
+fn deciding_sets(membership: &Membership) -> impl Iterator<Item = &BTreeSet<NodeId>> {
+    let one = planted::on("joint-quorum-from-one-half");
+    membership.voter_sets().take(if one { 1 } else { usize::MAX })
+}
+
 /// Whether those for whom `yes` holds are a quorum of `membership`.
 pub fn is_quorum(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
-    membership
-        .voter_sets()
-        .all(|set| set.iter().filter(|id| yes(**id)).count() >= majority(set.len()))
+    let learners = |set: &BTreeSet<NodeId>| {
+        let counted = planted::on("learner-votes-count");
+        membership.learners().iter().filter(|id| counted && !set.contains(id) && yes(**id)).count()
+    };
+    deciding_sets(membership)
+        .all(|set| set.iter().filter(|id| yes(**id)).count() + learners(set) >= majority(set.len()))
 }
 
 /// Whether those for whom `yes` holds meet every quorum in two voters, so that any one of them may
@@ -49,8 +58,7 @@ pub fn reached_by_quorum<T: Ord + Copy>(membership: &Membership, value: impl Fn(
             values[set.len() - majority(set.len())]
         }
     };
-    membership
-        .voter_sets()
+    deciding_sets(membership)
         .filter_map(of_set)
         .min()
         .expect("a membership has at least one voter in each of its sets")

@@ -14,6 +14,7 @@ use crate::election::Role;
 use crate::engine::Engine;
 use crate::io::{Decline, Output, Outputs};
 use crate::message::{Message, TimeoutNow};
+use crate::planted;
 use crate::types::{Index, Instant, NodeId};
 
 /// How many election timeouts a leader lets pass before it tries again to hand over to a voter of
@@ -133,7 +134,7 @@ impl Engine {
         let (term, last) = (self.hard.term, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else { return };
         let matched: Index = leader.progress.get(&to).map_or(0, |p| p.matched);
-        let ready = matched == last;
+        let ready = matched == last || planted::on("transfer-without-catch-up");
         let Some(transfer) = leader.transfer.as_mut().filter(|t| ready && !t.told) else { return };
         transfer.told = true;
         leader.gave_lease_up = true;
@@ -168,8 +169,9 @@ impl Engine {
         out: &mut Outputs,
     ) {
         let follows = self.leader == Some(from) && matches!(self.role, Role::Follower);
+        let late = planted::on("timeout-now-of-an-earlier-term");
         let current = follows && m.term == self.hard.term;
-        if current && self.may_campaign() && self.is_fit(now, out) {
+        if (current || late) && self.may_campaign() && self.is_fit(now, out) {
             self.stand(now, true);
         }
     }

@@ -1,4 +1,6 @@
-//! Faults as data, for both levels: a schedule that the seed determines.
+//! Faults as data, for both levels: a schedule that the seed determines. What operators do is in it
+//! too: changes of membership, transfers, campaigns. They are drawn for worlds of engines only; worlds
+//! of real nodes ignore them.
 //!
 //! Each kind of fault has a rate and a stream of random numbers of its own, and each entry carries
 //! all that it needs, its end included. So an entry can be taken out and the others stay what they
@@ -117,6 +119,69 @@ pub enum Fault {
         /// Its nanoseconds per thousand of the world's.
         rate: u64,
     },
+    /// An operator asks whoever takes itself for the leader for another membership.
+    Change {
+        /// What is to become of the membership that node has.
+        change: Change,
+        /// Of several that take themselves for the leader, the one of the lowest term is asked.
+        deposed: bool,
+        /// What the operator says it has seen.
+        seen: Seen,
+    },
+    /// An operator asks the leader to hand over.
+    Transfer {
+        /// To whom; to anyone if it is no node of the world.
+        to: NodeId,
+        /// Within which time, by the leader's clock.
+        ms: u64,
+    },
+    /// An operator tells a node to campaign.
+    Campaign {
+        /// Which node.
+        node: NodeId,
+    },
+    /// An operator tells a node that its leader is gone.
+    ForgetLeader {
+        /// Which node.
+        node: NodeId,
+    },
+}
+
+/// What is to become of a membership. Where it makes no sense, nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A node becomes a learner, if it is no member. If it had stopped because its disk was
+    /// replaced, it is started again.
+    Add(NodeId),
+    /// A learner becomes a voter.
+    Promote(NodeId),
+    /// A voter becomes a learner.
+    Demote(NodeId),
+    /// A member goes.
+    Remove(NodeId),
+    /// A voter goes and a learner takes its place.
+    Replace {
+        /// Who goes.
+        out: NodeId,
+        /// Who comes.
+        into: NodeId,
+    },
+    /// Of the members those become voters whose bit in `mask` is set, and the others learners.
+    Set {
+        /// Bit `n` is for node `n`.
+        mask: u64,
+    },
+}
+
+/// The configuration that an operator says a change is to be made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Any.
+    Whatever,
+    /// The one in force where it is asked for.
+    TheNewest,
+    /// The one before.
+    AnOlder,
 }
 
 /// A pattern of cut links.
@@ -196,11 +261,19 @@ pub enum Kind {
     ClockJump,
     /// [`Fault::ClockRate`]
     ClockRate,
+    /// [`Fault::Change`]
+    Change,
+    /// [`Fault::Transfer`]
+    Transfer,
+    /// [`Fault::Campaign`]
+    Campaign,
+    /// [`Fault::ForgetLeader`]
+    ForgetLeader,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 17] = [
+    /// All of them: what goes wrong first, then what operators do.
+    pub const ALL: [Kind; 21] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::OneWayCut,
@@ -218,7 +291,14 @@ impl Kind {
         Kind::WipedDisk,
         Kind::ClockJump,
         Kind::ClockRate,
+        Kind::Change,
+        Kind::Transfer,
+        Kind::Campaign,
+        Kind::ForgetLeader,
     ];
+
+    /// How many of [`Kind::ALL`] go wrong by themselves.
+    const WRONG: usize = 17;
 
     /// Its name, which is also that of its stream of random numbers.
     pub fn name(self) -> &'static str {
@@ -240,6 +320,10 @@ impl Kind {
             Kind::WipedDisk => "wiped disk",
             Kind::ClockJump => "clock jump",
             Kind::ClockRate => "clock rate",
+            Kind::Change => "change",
+            Kind::Transfer => "transfer",
+            Kind::Campaign => "campaign",
+            Kind::ForgetLeader => "forget leader",
         }
     }
 
@@ -280,6 +364,22 @@ impl Kind {
                 Fault::ClockJump { node, by_ms }
             }
             Kind::ClockRate => Fault::ClockRate { node, rate: rng.between(800, 1250) },
+            Kind::Change => {
+                let into = other;
+                let change = match rng.below(10) {
+                    0..=2 => Change::Add(node),
+                    3 | 4 => Change::Promote(node),
+                    5 => Change::Demote(node),
+                    6 | 7 => Change::Remove(node),
+                    8 => Change::Replace { out: node, into },
+                    _ => Change::Set { mask },
+                };
+                let seen = rng.pick(&[Seen::Whatever, Seen::TheNewest, Seen::AnOlder]);
+                Fault::Change { change, deposed: rng.chance(200), seen }
+            }
+            Kind::Transfer => Fault::Transfer { to: rng.between(0, nodes), ms },
+            Kind::Campaign => Fault::Campaign { node },
+            Kind::ForgetLeader => Fault::ForgetLeader { node },
         }
     }
 }
@@ -303,13 +403,24 @@ impl Rates {
     /// there or not, once in 2, 6 or 20 times `unit_ms`.
     pub(crate) fn draw(unit_ms: u64, rng: &mut Rng) -> Self {
         let mut rates = Self::NONE;
-        let alone = rng.chance(125).then(|| rng.pick(&Kind::ALL));
-        for (kind, mean_ms) in Kind::ALL.into_iter().zip(&mut rates.0) {
-            let there = alone.map_or(rng.chance(300), |only| only == kind);
+        let wrong = &Kind::ALL[..Kind::WRONG];
+        let alone = rng.chance(125).then(|| rng.pick(wrong));
+        for (kind, mean_ms) in wrong.iter().zip(&mut rates.0) {
+            let there = alone.map_or(rng.chance(300), |only| only == *kind);
             let mean = rng.pick(&[2, 6, 20]) * unit_ms;
             *mean_ms = if there { mean } else { 0 };
         }
         rates
+    }
+
+    /// The same, with what operators do: each there in two worlds of five.
+    pub(crate) fn with_operators(mut self, unit_ms: u64, rng: &mut Rng) -> Self {
+        for mean_ms in &mut self.0[Kind::WRONG..] {
+            let there = rng.chance(400);
+            let mean = rng.pick(&[1, 3, 8]) * unit_ms;
+            *mean_ms = if there { mean } else { 0 };
+        }
+        self
     }
 
     /// The schedule that `seed` stands for at these rates, within a range of `millis`.
@@ -354,8 +465,13 @@ impl Fault {
             | Fault::OldDisk { node, .. }
             | Fault::WipedDisk { node, .. }
             | Fault::ClockJump { node, .. }
-            | Fault::ClockRate { node, .. } => Some(*node),
-            Fault::PowerLoss { .. } | Fault::Cut { .. } => None,
+            | Fault::ClockRate { node, .. }
+            | Fault::Campaign { node }
+            | Fault::ForgetLeader { node } => Some(*node),
+            Fault::PowerLoss { .. }
+            | Fault::Cut { .. }
+            | Fault::Change { .. }
+            | Fault::Transfer { .. } => None,
         }
     }
 
@@ -370,7 +486,8 @@ impl Fault {
     ///   missing. One thing must be remembered by the node itself, that it stood for election in a
     ///   term (the others would vote for it once more in that term); so the copy is put back only
     ///   if the node has not stood for election in a term later than the copy's. With an odd
-    ///   number of voters nothing could be promised, and it does not happen.
+    ///   number of voters nothing could be promised, and it does not happen, nor where the number
+    ///   of voters may change.
     ///
     /// All checkers stay on. Those that look at disks count the forgetful one as still having what
     /// it had, and the others may say of it that its log went back.
@@ -456,6 +573,35 @@ impl fmt::Display for Fault {
                 write!(f, "clock of {node} jumps forward by {by_ms} ms")
             }
             Fault::ClockRate { node, rate } => write!(f, "clock of {node} goes at {rate}/1000"),
+            Fault::Change { change, deposed, seen } => {
+                let leader = if *deposed { "an old leader" } else { "the leader" };
+                let seen = match seen {
+                    Seen::Whatever => "",
+                    Seen::TheNewest => ", if nothing has changed",
+                    Seen::AnOlder => ", if nothing has changed, but it has",
+                };
+                write!(f, "{leader} is asked to {change}{seen}")
+            }
+            Fault::Transfer { to, ms } => {
+                write!(f, "the leader is asked to hand over to {to} within {ms} ms")
+            }
+            Fault::Campaign { node } => write!(f, "node {node} is told to campaign"),
+            Fault::ForgetLeader { node } => {
+                write!(f, "node {node} is told that its leader is gone")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Add(id) => write!(f, "add {id}"),
+            Change::Promote(id) => write!(f, "promote {id}"),
+            Change::Demote(id) => write!(f, "demote {id}"),
+            Change::Remove(id) => write!(f, "remove {id}"),
+            Change::Replace { out, into } => write!(f, "replace {out} by {into}"),
+            Change::Set { mask } => write!(f, "make voters of {:#b}", mask & 0x3fe),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Level {
     Engines,
     /// The same, young, with a lost disk in each world.
     LostDisk,
+    /// The same, with a membership that changes all the time.
+    Changing,
     /// The durable log on a disk that forgets.
     Log,
     /// The snapshots beside it, on such a disk.
@@ -34,8 +36,14 @@ pub(crate) enum Level {
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 5] =
-        [Level::Engines, Level::LostDisk, Level::Log, Level::Snapshots, Level::Nodes];
+    pub(crate) const ALL: [Level; 6] = [
+        Level::Engines,
+        Level::LostDisk,
+        Level::Changing,
+        Level::Log,
+        Level::Snapshots,
+        Level::Nodes,
+    ];
 }
 
 /// An assertion of the code under test.
@@ -115,6 +123,20 @@ const fn node(
     Bug { name, hazard, level: Level::Nodes, within, breaks }
 }
 
+const CHANGES: &str = "one change at a time, when it is due";
+const SEEN: &str = "a change is made to what was seen";
+const HANDOVERS: &str = "who is to take over has the whole log";
+const VAIN: &str = "who is no member does not campaign";
+
+const fn changing(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Changing, within, breaks }
+}
+
 const fn lost_disk(
     name: &'static str,
     hazard: &'static str,
@@ -125,7 +147,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 58] = [
+pub(crate) static BUGS: [Bug; 71] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -433,5 +455,83 @@ pub(crate) static BUGS: [Bug; 58] = [
         "a retried read context confirms a stale index",
         100,
         &[LINEARIZABLE],
+    ),
+    changing(
+        "joint-quorum-from-one-half",
+        "two single-server changes by two leaders: disjoint quorums",
+        200,
+        &[CONFIGURATIONS, COMMIT, COMPLETENESS, ELECTION],
+    ),
+    changing(
+        "configuration-counts-when-committed",
+        "the configuration is not reverted when its entry is truncated",
+        200,
+        &[COMMIT, COMPLETENESS, ELECTION],
+    ),
+    changing(
+        "change-before-no-op",
+        "two single-server changes by two leaders: disjoint quorums",
+        200,
+        &[CHANGES],
+    ),
+    changing(
+        "two-changes-at-once",
+        "two single-server changes by two leaders: disjoint quorums",
+        200,
+        &[CHANGES],
+    ),
+    changing(
+        "joint-never-left",
+        "a joint configuration is never left when the leader dies",
+        200,
+        &[RECOVERS],
+    ),
+    changing(
+        "removed-leader-leads-on",
+        "the removed leader goes before the final configuration commits",
+        200,
+        &[RECOVERS],
+    ),
+    changing(
+        "removed-node-campaigns",
+        "a removed or partitioned node comes back with a high term",
+        200,
+        &[VAIN],
+    ),
+    changing(
+        "transfer-without-catch-up",
+        "TimeoutNow lost, or the target behind or dead: no writes for long",
+        200,
+        &[HANDOVERS],
+    ),
+    changing(
+        "timeout-now-of-an-earlier-term",
+        "TimeoutNow lost, or the target behind or dead: no writes for long",
+        200,
+        &[PROMISES],
+    ),
+    changing(
+        "transfer-ignores-stickiness-always",
+        "a removed or partitioned node comes back with a high term",
+        200,
+        &[PROMISES],
+    ),
+    changing(
+        "learner-votes-count",
+        "two single-server changes by two leaders: disjoint quorums",
+        200,
+        &[CONFIGURATIONS, COMMIT, COMPLETENESS, ELECTION],
+    ),
+    changing(
+        "promoted-before-caught-up",
+        "a voter is added that has nothing of the log",
+        200,
+        &[CHANGES],
+    ),
+    changing(
+        "cas-ignored",
+        "a change is made to a membership that the operator has not seen",
+        200,
+        &[SEEN],
     ),
 ];

@@ -9,8 +9,7 @@ use crate::Caught;
 /// young, and one of which loses its disk: what a disk has forgotten is rarely missed later.
 pub(crate) fn lost_disk(seed: u64) -> Plan {
     let mut plan = Plan::from_seed(seed);
-    plan.nodes = 3;
-    plan.clocks.resize(3, Clock::new(1000, 0));
+    size(&mut plan, 3, 3);
     plan.incarnations = true;
     plan.duration = plan.election_max * 10;
     let (mean_ms, end_ms) =
@@ -21,6 +20,40 @@ pub(crate) fn lost_disk(seed: u64) -> Plan {
         .collect();
     plan.faults.sort_by_key(|planned| planned.at_ms);
     plan
+}
+
+/// The plan of `seed`, made one of three or four voters and two more nodes, whose membership changes
+/// all the time while nodes crash, are cut off and hand over.
+pub(crate) fn changing(seed: u64) -> Plan {
+    let mut plan = Plan::from_seed(seed);
+    let members = 3 + seed as usize % 2;
+    size(&mut plan, members, members + 2);
+    let mean_ms = plan.election_max.as_millis() as u64;
+    let millis = mean_ms * 2..plan.duration.as_millis() as u64;
+    plan.faults = [
+        (Kind::Change, 1),
+        (Kind::Transfer, 3),
+        (Kind::Isolation, 3),
+        (Kind::FullPartition, 3),
+        (Kind::Crash, 3),
+        (Kind::Campaign, 4),
+    ]
+    .into_iter()
+    .flat_map(|(kind, times)| {
+        let rates = Rates::only(kind, mean_ms * times / 2);
+        rates.schedule(seed, plan.nodes, mean_ms, millis.clone())
+    })
+    .collect();
+    plan.faults.sort_by_key(|planned| planned.at_ms);
+    plan
+}
+
+fn size(plan: &mut Plan, members: usize, nodes: usize) {
+    plan.nodes = nodes;
+    plan.members = members;
+    plan.witness = false;
+    plan.priorities = vec![0; nodes];
+    plan.clocks.resize(nodes, Clock::new(1000, 0));
 }
 
 /// One world from its beginning to its recovery.

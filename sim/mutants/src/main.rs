@@ -45,6 +45,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
     match level {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
+        Level::Changing => engines::run(seed, engines::changing(seed)),
         Level::Log => wal::run(seed),
         Level::Snapshots => snapshots::run(seed),
         Level::Nodes => nodes::run(seed),

@@ -89,6 +89,11 @@ pub(crate) async fn inflict<S: StateMachine>(fault: Fault, cluster: &Cluster<S>)
         }
         Fault::ClockJump { node, by_ms } => cluster.jump_clock(node, Duration::from_millis(by_ms)),
         Fault::ClockRate { node, rate } => cluster.set_clock_rate(node, rate),
+        // Nodes have no way to be asked for these yet.
+        Fault::Change { .. }
+        | Fault::Transfer { .. }
+        | Fault::Campaign { .. }
+        | Fault::ForgetLeader { .. } => {}
     }
 }
 

@@ -72,8 +72,12 @@ impl Clients {
 
 impl World {
     pub(crate) fn initialize(&mut self, node: NodeId) {
-        let voters = (1..=self.plan.nodes as u64).map(|id| (id, format!("n{id}")));
-        let membership = Membership::of_voters(voters).expect("ids begin at 1");
+        let members = self.plan.members as u64;
+        let voters = (1..=members).map(|id| (id, format!("n{id}")));
+        let mut membership = Membership::of_voters(voters).expect("ids begin at 1");
+        if self.plan.witness {
+            membership = membership.with_witness(members).expect("one of three or more");
+        }
         self.input(node, Input::Initialize { membership });
     }
 

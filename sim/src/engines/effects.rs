@@ -109,10 +109,20 @@ impl World {
                 self.tell(&Fact::ReadServed { token, index });
             }
             Output::ReadFailed { token } => self.clients.read_answered(token, false),
-            Output::Configured { .. }
-            | Output::Changing { .. }
-            | Output::TransferEnded { .. }
-            | Output::Removed { .. } => {}
+            Output::Configured { id: entry, membership } => {
+                if let Some(membership) = membership {
+                    self.note(id, format_args!("configured {entry} {membership}"));
+                }
+            }
+            Output::Changing { .. } => {
+                self.statistics.changes += 1;
+                if let Some((seen, newest)) = self.asked_for.filter(|(seen, now)| seen != now) {
+                    let what = format!("{id} changes {newest}, the operator has seen {seen}");
+                    self.fail("a change is made to what was seen", what);
+                }
+            }
+            Output::TransferEnded { .. } => self.statistics.transfers_ended += 1,
+            Output::Removed { .. } => self.statistics.removed += 1,
             Output::Changed { role, term, .. } => {
                 self.note(id, format_args!("is {role} in term {term}"));
             }

@@ -1,13 +1,14 @@
 //! The nemesis: makes the faults of the plan happen.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use quorate_engine::NodeId;
+use quorate_engine::{Input, LogId, Membership, MembershipError, NodeId};
 
 use crate::engines::event::Event;
 use crate::engines::node::Forgot;
 use crate::engines::world::World;
-use crate::fault::{Fault, Planned};
+use crate::fault::{Change, Fault, Planned, Seen};
 use crate::rng::Rng;
 
 impl World {
@@ -80,16 +81,90 @@ impl World {
                 self.nodes.get_mut(node).clock.set_rate(time, rate);
                 self.set_timer(node);
             }
+            Fault::Change { change, deposed, seen } => self.change(change, deposed, seen),
+            Fault::Transfer { to, ms } => {
+                if let Some(leader) = self.leader(false) {
+                    let to = (to != 0).then_some(to);
+                    let now = self.nodes.get(leader).clock.local(self.time);
+                    let deadline = now + Duration::from_millis(ms);
+                    self.input(leader, Input::Transfer { to, deadline });
+                }
+            }
+            Fault::Campaign { node } => self.input_if_running(node, Input::Campaign),
+            Fault::ForgetLeader { node } => self.input_if_running(node, Input::ForgetLeader),
+        }
+    }
+
+    fn input_if_running(&mut self, node: NodeId, input: Input) {
+        if self.nodes.get(node).is_running() {
+            self.input(node, input);
+        }
+    }
+
+    /// Who takes itself for the leader in the highest term, or in the lowest.
+    pub(crate) fn leader(&self, deposed: bool) -> Option<NodeId> {
+        let term = |id: &NodeId| self.nodes.get(*id).engine.as_ref().map(|e| e.term());
+        let leaders = self.nodes.iter().filter(|n| n.is_running() && n.leads()).map(|n| n.id);
+        if deposed { leaders.min_by_key(term) } else { leaders.max_by_key(term) }
+    }
+
+    /// An operator asks for a change.
+    fn change(&mut self, change: Change, deposed: bool, seen: Seen) {
+        let Some(leader) = self.leader(deposed) else { return };
+        let Some(engine) = self.nodes.get(leader).engine.as_ref() else { return };
+        let Some((newest, membership)) = engine.configuration() else { return };
+        let Ok(to) = self.changed(membership.settled(), change) else { return };
+        let older = engine.log().configurations().iter().rev().nth(1).map(|(id, _)| *id);
+        let expected = match seen {
+            Seen::Whatever => None,
+            Seen::TheNewest => Some(newest),
+            Seen::AnOlder => Some(older.unwrap_or(LogId::ZERO)),
+        };
+        if let Change::Add(id) = change {
+            self.start_anew(id);
+        }
+        self.asked_for = expected.map(|seen| (seen, newest));
+        self.input(leader, Input::ChangeMembership { to, expected });
+        self.asked_for = None;
+    }
+
+    fn changed(&self, m: Membership, change: Change) -> Result<Membership, MembershipError> {
+        match change {
+            Change::Add(id) if id > self.plan.nodes as u64 => Ok(m),
+            Change::Add(id) => m.with_learner(id, format!("n{id}")),
+            Change::Promote(id) => m.promoted(id),
+            Change::Demote(id) => m.demoted(id),
+            Change::Remove(id) => m.without(id),
+            Change::Replace { out, into } => m.promoted(into)?.without(out),
+            Change::Set { mask } => {
+                let ids = m.members().keys().copied();
+                let (voters, learners): (Vec<NodeId>, Vec<NodeId>) =
+                    ids.partition(|id| mask >> id & 1 == 1);
+                let m = voters.into_iter().try_fold(m, Membership::promoted)?;
+                learners.into_iter().try_fold(m, Membership::demoted)
+            }
+        }
+    }
+
+    /// A node that had to stop because it is not who its id was is started again: it is going to be
+    /// a member with the disk it has now.
+    fn start_anew(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(id);
+        if node.stopped.take().is_some() {
+            self.crash(id, 1000, "an operator starts it again");
+            self.start(id);
         }
     }
 
     /// The conditions of [`Fault::forgets`].
     fn may_forget(&self, fault: Fault) -> bool {
         let none_yet = self.nodes.iter().all(|n| n.forgot.is_none());
+        // The disk of a witness alone with the newest entries could elect nobody, whoever may lead.
         none_yet
+            && !self.plan.witness
             && match fault {
-                Fault::OldDisk { .. } => self.plan.nodes % 2 == 0,
-                Fault::WipedDisk { .. } => self.plan.incarnations && self.plan.nodes >= 3,
+                Fault::OldDisk { .. } => self.plan.members % 2 == 0 && !self.plan.may_change(),
+                Fault::WipedDisk { .. } => self.plan.incarnations && self.plan.members >= 3,
                 _ => unreachable!("only these two forget"),
             }
     }

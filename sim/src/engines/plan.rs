@@ -6,15 +6,21 @@ use quorate_engine::StreamLimits;
 
 use crate::engines::network::Weather;
 use crate::engines::node::Clock;
-use crate::fault::{Planned, Rates};
+use crate::fault::{Fault, Planned, Rates};
 use crate::reduction::{Outline, Reduction, Trouble};
 use crate::rng::Rng;
 
 /// The circumstances of one simulated world.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many nodes, 1 to 9, all of them voters.
+    /// How many nodes, 1 to 9.
     pub nodes: usize,
+    /// How many of them, the first ones, the group begins with; the others may be added.
+    pub members: usize,
+    /// Whether the last of the first members is a witness.
+    pub witness: bool,
+    /// How much each node is preferred as the leader.
+    pub priorities: Vec<u32>,
     /// Heartbeat interval.
     pub heartbeat: Duration,
     /// Shortest election timeout.
@@ -66,7 +72,15 @@ impl Plan {
     /// The circumstances that `seed` stands for.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::stream(seed, "plan");
-        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7, 8, 9]);
+        let members: usize = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7, 8, 9]);
+        // What operators do has a stream of its own.
+        let mut operators = Rng::stream(seed, "operators");
+        let spare = operators.pick(&[0, 0, 1, 2, 3]);
+        let nodes = (members + spare).min(9).max(members);
+        let witness = members >= 3 && operators.chance(100);
+        let preferences = operators.chance(200);
+        let priorities =
+            (0..nodes).map(|_| if preferences { operators.below(3) as u32 } else { 0 }).collect();
         let fast = rng.chance(500);
         let (heartbeat, min, max) = if fast { (50, 150, 300) } else { (100, 500, 1000) };
         let duration = if fast { 6_000 } else { 15_000 };
@@ -89,12 +103,15 @@ impl Plan {
                 reorder: rng.chance(500),
             }
         };
-        let rates = Rates::draw(max, &mut rng);
+        let rates = Rates::draw(max, &mut rng).with_operators(max, &mut operators);
         let mut snapshots = Rng::stream(seed, "snapshots of the plan");
         // Most clusters come to be in peace: what nobody ever led can't break.
         let quiet = rng.pick(&[0, 2, 4, 4]) * max;
         Self {
             nodes,
+            members,
+            witness,
+            priorities,
             heartbeat: Duration::from_millis(heartbeat),
             election_min: Duration::from_millis(min),
             election_max: Duration::from_millis(max),
@@ -122,6 +139,11 @@ impl Plan {
             duration: Duration::from_millis(duration),
             two_beginnings: rng.chance(250),
         }
+    }
+
+    /// Whether the number of voters may change.
+    pub(crate) fn may_change(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
     }
 
     /// What there is to leave out.
@@ -174,6 +196,8 @@ impl Plan {
         }
         if let Some(nodes) = reduction.nodes {
             self.nodes = nodes.clamp(1, self.nodes);
+            self.members = self.members.min(self.nodes);
+            self.witness &= self.members >= 3;
             self.clocks.truncate(self.nodes);
         }
     }

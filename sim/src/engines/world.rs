@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use quorate_engine::{Config, Input, NodeId, Outputs};
+use quorate_engine::{Config, Input, LogId, NodeId, Outputs};
 
 use crate::engines::check::{self, Check, Fact, Nodes};
 use crate::engines::clients::Clients;
@@ -52,6 +52,12 @@ pub struct Statistics {
     pub snapshots_sent: u64,
     /// How often a state machine took over one that its node was sent.
     pub snapshots_installed: u64,
+    /// Changes of membership that began.
+    pub changes: u64,
+    /// Nodes that learned that they are no members any more.
+    pub removed: u64,
+    /// Transfers that came to nothing.
+    pub transfers_ended: u64,
     /// Worlds that need not recover: after a disk was wiped, those that run and are tied to their
     /// disks are no majority, and together with the others they do not meet every majority twice.
     pub excused: u64,
@@ -73,6 +79,9 @@ impl From<Statistics> for Counts {
             ("snapshots_built", s.snapshots_built),
             ("snapshots_sent", s.snapshots_sent),
             ("snapshots_installed", s.snapshots_installed),
+            ("changes", s.changes),
+            ("removed", s.removed),
+            ("transfers_ended", s.transfers_ended),
             ("excused", s.excused),
         ])
     }
@@ -103,6 +112,9 @@ pub struct World {
     /// Whether faults and load go on.
     pub(crate) faults: bool,
     pub(crate) wakes: u64,
+    /// The configuration that an operator says it has seen, and the one in force where it asks,
+    /// while it asks for a change of it.
+    pub(crate) asked_for: Option<(LogId, LogId)>,
     pub(crate) outputs: Outputs,
 }
 
@@ -139,6 +151,7 @@ impl World {
             statistics: Statistics::default(),
             faults: true,
             wakes: 0,
+            asked_for: None,
             outputs: Outputs::new(),
             plan,
         };
@@ -151,10 +164,11 @@ impl World {
         for id in 1..=nodes {
             self.start(id);
         }
-        let first = self.rng.between(1, nodes);
+        let members = self.plan.members as u64 - u64::from(self.plan.witness);
+        let first = self.rng.between(1, members);
         self.schedule(0, Event::Initialize { node: first });
         if self.plan.two_beginnings {
-            let second = self.rng.between(1, nodes);
+            let second = self.rng.between(1, members);
             let delay = self.rng.below(2_000_000_000);
             self.schedule(delay, Event::Initialize { node: second });
         }
@@ -406,6 +420,7 @@ impl World {
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
             keep_entries: plan.keep_entries,
             apply_persisted: plan.apply_persisted,
+            priority: plan.priorities[id as usize - 1],
             seed: Rng::new(seed ^ (id << 32 | u64::from(node.life))).number(),
             ..Config::new(id)
         };

@@ -3,7 +3,7 @@
 //! every acknowledged write is on every node; when it can't, on the disks of a quorum.
 
 use bytes::Bytes;
-use quorate_engine::{EntryKind, Index};
+use quorate_engine::{EntryKind, Index, Membership};
 
 use super::{Check, Fact, Nodes, is_majority};
 use crate::engines::image::LogImage;
@@ -19,6 +19,8 @@ struct Fate {
 #[derive(Debug, Default)]
 pub(crate) struct AcknowledgedWrites {
     fates: Vec<(Bytes, Fate)>,
+    /// The newest configuration that anyone knew to be committed.
+    configured: Option<(Index, Membership)>,
 }
 
 /// Whether this command is at `index` of a log.
@@ -29,18 +31,18 @@ fn holds(log: &LogImage, index: Index, command: &Bytes) -> bool {
     })
 }
 
-/// Whether this command is at `index` on the disks of a quorum; one that forgot counts with what it
-/// had.
-fn on_a_quorum(index: Index, command: &Bytes, nodes: &Nodes) -> Result<(), String> {
-    let membership = nodes.iter().find_map(|n| n.engine.as_ref()?.log().membership());
-    let has = |node| nodes.get(node).once_kept(|log| holds(log, index, command));
-    if membership.is_some_and(|m| is_majority(m, has)) {
-        return Ok(());
-    }
-    Err(format!("{index} was acknowledged and is not on a quorum's disks"))
-}
-
 impl AcknowledgedWrites {
+    /// Whether this command is at `index` on the disks of a quorum of the newest committed
+    /// configuration, if it is joint of the new voters: the leader may be about to leave it. A disk
+    /// that forgot counts with what it had.
+    fn on_a_quorum(&self, index: Index, command: &Bytes, nodes: &Nodes) -> Result<(), String> {
+        let has = |node| nodes.get(node).once_kept(|log| holds(log, index, command));
+        if self.configured.as_ref().is_some_and(|(_, m)| is_majority(&m.settled(), has)) {
+            return Ok(());
+        }
+        Err(format!("{index} was acknowledged and is not on a quorum's disks"))
+    }
+
     fn fate(&mut self, command: &Bytes) -> Result<&mut Fate, String> {
         let number = command.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
@@ -58,11 +60,13 @@ impl AcknowledgedWrites {
         })
     }
 
-    /// Every acknowledged write is in every log, where it was applied.
+    /// Every acknowledged write is in the log of every member, where it was applied.
     fn everywhere(&self, nodes: &Nodes) -> Result<(), String> {
         for acknowledged in self.acknowledged() {
             let (at, command) = acknowledged?;
-            let mut up = nodes.iter().filter(|n| n.engine.is_some() && n.stopped.is_none());
+            let member = |id| self.configured.as_ref().is_some_and(|(_, m)| m.member(id).is_some());
+            let mut up =
+                nodes.iter().filter(|n| n.engine.is_some() && n.stopped.is_none() && member(n.id));
             if let Some(node) = up.find(|n| n.applied < at || !holds(&n.log, at, command)) {
                 return Err(format!("{at} was acknowledged, node {} lacks it", node.id));
             }
@@ -83,13 +87,24 @@ impl Check for AcknowledgedWrites {
             }
             Fact::Acknowledged { index, payload } => {
                 self.fate(payload)?.acknowledged = true;
-                return on_a_quorum(*index, payload, nodes);
+                return self.on_a_quorum(*index, payload, nodes);
+            }
+            Fact::Stepped { node } => {
+                let Some(engine) = &nodes.get(*node).engine else { return Ok(()) };
+                let known = self.configured.as_ref().map_or(0, |(index, _)| *index);
+                let committed = engine.log().committed();
+                let mut newest = engine.log().configurations().iter().rev();
+                if let Some((id, m)) = newest.find(|(id, _)| id.index <= committed) {
+                    if id.index > known {
+                        self.configured = Some((id.index, m.clone()));
+                    }
+                }
             }
             Fact::Settled => return self.everywhere(nodes),
             Fact::Stranded => {
                 return self.acknowledged().try_for_each(|acknowledged| {
                     let (index, command) = acknowledged?;
-                    on_a_quorum(index, command, nodes)
+                    self.on_a_quorum(index, command, nodes)
                 });
             }
             Fact::Applied { id, kind: EntryKind::Command, payload, .. } => {

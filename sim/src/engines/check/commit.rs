@@ -4,7 +4,9 @@
 //! It must stay on a quorum's disks: looked at again whenever a disk changes in another way than by
 //! growing.
 
-use quorate_engine::{LogId, Membership};
+use std::collections::BTreeSet;
+
+use quorate_engine::{LogId, Membership, NodeId};
 
 use super::{Check, Fact, Nodes, is_majority};
 
@@ -12,6 +14,8 @@ use super::{Check, Fact, Nodes, is_majority};
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
     newest: Option<(LogId, Membership)>,
+    /// Who led after its last step: one that is left out commits that, and may go at once.
+    led: BTreeSet<NodeId>,
 }
 
 impl Commit {
@@ -43,12 +47,16 @@ impl Check for Commit {
             }
             _ => return Ok(()),
         };
+        let led = self.led.remove(&node.id) || node.leads();
+        if node.leads() {
+            self.led.insert(node.id);
+        }
         let Some(engine) = &node.engine else { return Ok(()) };
         let index = engine.log().committed();
         if index <= self.newest.as_ref().map_or(0, |(id, _)| id.index) {
             return Ok(());
         }
-        if !node.leads() {
+        if !led {
             return Err(format!("follower {} commits {index}, no leader did", node.id));
         }
         let term =
@@ -93,7 +101,8 @@ mod tests {
                 node.forget(Forgot::WhatCameAfterACopy);
                 node.disk.put_back(Image::default());
             }
-            let told = Commit { newest: Some((id, membership)) }.still_durable(world.nodes());
+            let told = Commit { newest: Some((id, membership)), ..Commit::default() }
+                .still_durable(world.nodes());
             assert_eq!(told.is_err(), conflicting, "{told:?}");
         }
     }

@@ -50,8 +50,9 @@ impl Check for HigherTerms {
     fn on(&mut self, fact: &Fact<'_>, nodes: &Nodes) -> Result<(), String> {
         match fact {
             Fact::Received { node, from, message } => {
-                let bound =
-                    matches!(message, Message::RequestVote(_)) && self.is_bound(*node, nodes);
+                // A request that the leader itself has asked for is heard (thesis §4.2.3).
+                let unasked = matches!(message, Message::RequestVote(m) if !m.transfer);
+                let bound = unasked && self.is_bound(*node, nodes);
                 let wiped = |id: &NodeId| nodes.get(*id).forgot == Some(Forgot::Everything);
                 let excused = bound || wiped(node) || wiped(from);
                 if let Some(term) = message.term().filter(|_| !excused) {

@@ -5,11 +5,13 @@
 //! can't excuse a violation with one.
 
 mod acknowledged_writes;
+mod changes;
 mod commit;
 mod committed_stays;
 mod configurations;
 mod durability;
 mod election_safety;
+mod handovers;
 mod higher_terms;
 mod idle_leaders;
 mod leader_append_only;
@@ -183,6 +185,13 @@ fn is_majority(membership: &Membership, has: impl Fn(NodeId) -> bool) -> bool {
     membership.voter_sets().all(|set| 2 * set.iter().filter(|id| has(**id)).count() > set.len())
 }
 
+/// The newest configuration that a node knows to be committed.
+pub(crate) fn newest_committed(node: &Node) -> Option<&Membership> {
+    let log = node.engine.as_ref()?.log();
+    let mut newest = log.configurations().iter().rev();
+    newest.find(|(id, _)| id.index <= log.committed()).map(|(_, membership)| membership)
+}
+
 /// Every checker there is.
 pub fn all() -> Vec<Box<dyn Check>> {
     vec![
@@ -203,6 +212,8 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(monotone::Monotone::default()),
         Box::new(snapshots::Snapshots),
         Box::new(configurations::Configurations::default()),
+        Box::new(changes::Changes::default()),
+        Box::new(handovers::Handovers),
         Box::new(acknowledged_writes::AcknowledgedWrites::default()),
         Box::new(reads::Reads::default()),
     ]

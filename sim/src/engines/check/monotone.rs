@@ -52,6 +52,12 @@ impl Check for Monotone {
         {
             return Err(format!("node {} went back from {before:?} to {now:?}", node.id));
         }
+        // Who is removed and added again starts from nothing.
+        let of_this = (node.id, 0)..=(node.id, NodeId::MAX);
+        if node.leads() && self.matched.range(of_this).count() > engine.matched().count() {
+            let still = |id| engine.matched().any(|(follower, _)| follower == id);
+            self.matched.retain(|(leader, id), _| *leader != node.id || still(*id));
+        }
         for (follower, matched) in engine.matched() {
             let followed = nodes.get(follower);
             // Whose disk forgot may start again from nothing.
