@@ -160,6 +160,8 @@ impl Engine {
                 self.begin_with(now, *id, member, after, out);
             }
         }
+        // Readers may have waited for those who are gone.
+        self.confirm_reads(now, out);
         id
     }
 

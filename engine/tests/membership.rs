@@ -430,6 +430,20 @@ fn all_voters_are_replaced_at_once() {
     assert!((4..=6).all(|id| c.committed(id) == c.last(leader).index));
 }
 
+/// A read waits for the answer of a voter that is gone, and nobody is left to answer.
+#[test]
+fn a_reader_does_not_wait_for_who_has_left() {
+    let mut c = Cluster::led_by_1(2);
+    c.change(1, c.configured(1).without(2).unwrap());
+    c.deliver(1, 2);
+    c.read(1, 7);
+    c.read(1, 8);
+    c.deliver(2, 1);
+    assert!(!c.configured(1).is_joint());
+    c.wire.clear();
+    assert!(c.node(1).reads[&7].is_some() && c.node(1).reads[&8].is_some());
+}
+
 /// What makes no sense is declined, and nothing is in the log for it.
 #[test]
 fn changes_that_make_no_sense_are_declined() {

@@ -555,3 +555,118 @@ fn t9_6_no_new_term_without_a_majority_of_pre_votes() {
     c.run(2_000);
     assert_eq!((c.leader(), c.term(1), c.term(3)), (Some(1), 1, 1), "and nobody was disturbed");
 }
+
+// ---- thesis, chapter 4 and §3.10: membership and transfer ----
+
+/// Thesis §4.1: a server uses the newest configuration in its log, committed or not.
+#[test]
+fn t4_1_the_newest_configuration_counts_before_it_is_committed() {
+    let mut c = Cluster::led_by_1(3).with_learners(1, &[4]);
+    let joint = c.last(1).index + 1;
+    c.change(1, c.configured(1).promoted(4).unwrap());
+    assert!(c.configured(1).is_joint() && c.committed(1) < joint);
+    // Nodes 1 and 2 are a majority of the old voters, not of the new.
+    c.deliver(1, 2);
+    c.deliver(2, 1);
+    assert!(c.committed(1) < joint);
+    c.deliver(1, 4);
+    c.deliver(4, 1);
+    assert_eq!(c.committed(1), joint);
+}
+
+/// Thesis §4.3: agreement under a joint configuration takes both majorities, for elections too.
+#[test]
+fn t4_3_a_joint_configuration_elects_with_both_majorities() {
+    let old = voters(3);
+    let mut new = old.clone();
+    for id in 4..=6 {
+        new = new.with_voter(id, format!("n{id}")).unwrap();
+    }
+    for id in 1..=3 {
+        new = new.without(id).unwrap();
+    }
+    let joint = old.joint_with(&new);
+    for (up, elects) in [(&[1, 2, 3][..], false), (&[4, 5, 6], false), (&[1, 2, 4, 5], true)] {
+        let mut c = Cluster::new(6);
+        for id in 1..=6 {
+            c.add(Config::new(id), Image::of_terms(hard(1), &joint, &[0, 1]));
+        }
+        (1..=6).filter(|id| !up.contains(id)).for_each(|id| c.crash(id));
+        c.run(10_000);
+        assert_eq!(c.leader().is_some(), elects, "{up:?}");
+    }
+}
+
+/// Thesis §4.2.1: a new server is not counted while it copies the log, and not promoted before it has
+/// almost caught up.
+#[test]
+fn t4_2_1_a_new_server_is_a_learner_until_it_has_caught_up() {
+    let mut c = Cluster::led_by_1(3);
+    c.small_appends = true;
+    (0..20).for_each(|_| c.propose(1, 1));
+    c.deliver_all();
+    c.spare(&[4]);
+    c.change(1, c.configured(1).with_learner(4, "n4").unwrap());
+    assert!(!c.engine(1).is_caught_up(c.now, 4));
+    c.crash(2);
+    c.propose(1, 1);
+    c.deliver(1, 4);
+    let before = c.committed(1);
+    c.deliver(4, 1);
+    assert_eq!(c.committed(1), before, "its acknowledgements count in nothing");
+    c.run(1_000);
+    assert!(c.engine(1).is_caught_up(c.now, 4));
+}
+
+/// Thesis §4.2.2: a leader that is not in C_new steps down once C_new is committed, and counts the
+/// others only.
+#[test]
+fn t4_2_2_a_removed_leader_does_not_count_itself() {
+    let mut c = Cluster::led_by_1(3);
+    c.change(1, c.configured(1).without(1).unwrap());
+    (2..=3).for_each(|id| c.deliver(1, id));
+    (2..=3).for_each(|id| c.deliver(id, 1));
+    assert!(!c.configured(1).is_joint(), "C_new is in its log");
+    let new = c.last(1).index;
+    c.deliver(1, 2);
+    c.deliver(2, 1);
+    assert!(c.committed(1) < new, "one of two");
+    c.deliver(1, 3);
+    c.deliver(3, 1);
+    assert_eq!(c.committed(1), new);
+}
+
+/// Thesis §4.2.3: a removed server that does not know it must not depose a leader.
+#[test]
+fn t4_2_3_removed_servers_do_not_disrupt() {
+    let mut c = Cluster::led_by_1(3);
+    c.partition(&[&[3], &[1, 2]]);
+    c.change(1, c.configured(1).without(3).unwrap());
+    c.run(30_000);
+    c.heal();
+    c.inject(3, 2, request(9, c.last(3)));
+    c.inject(3, 1, request(9, c.last(3)));
+    c.run(10_000);
+    assert_eq!((c.leader(), c.term(1), c.term(2)), (Some(1), 1, 1));
+}
+
+/// Thesis §3.10: the prior leader stops taking requests, brings the target's log up to its own, and
+/// sends TimeoutNow; if that takes too long it resumes.
+#[test]
+fn t3_10_leadership_is_transferred() {
+    let mut c = Cluster::led_by_1(3);
+    c.hold_disk(3);
+    c.propose(1, 1);
+    c.deliver_all();
+    c.transfer(1, Some(3));
+    assert!(c.engine(1).can_propose().is_err());
+    c.deliver_all();
+    assert!(c.leads(1), "the target has not caught up");
+    c.run(1_200);
+    assert!(c.engine(1).can_propose().is_ok(), "too long");
+    c.release_disk(3);
+    c.run(200);
+    c.transfer(1, Some(3));
+    c.deliver_all();
+    assert_eq!(c.leader(), Some(3), "well before an election timeout");
+}

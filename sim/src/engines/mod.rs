@@ -22,8 +22,8 @@
 //! assert!(world.statistics().acknowledged > 0);
 //! ```
 //!
-//! What it does not do: damage on disks (a torn or flipped byte is the log's own test), membership
-//! changes (the engine has none yet). Writes to disks are whole or not at all.
+//! What it does not do: damage on disks (a torn or flipped byte is the log's own test). Writes to disks
+//! are whole or not at all.
 
 pub mod check;
 mod clients;

@@ -42,11 +42,9 @@ impl Changes {
     ) -> Result<(), String> {
         let Some(engine) = &nodes.get(id).engine else { return Ok(()) };
         let committed = engine.log().committed();
-        let own = engine.log().runs().iter().find(|run| run.term == engine.term());
-        if own.is_none_or(|run| run.first > committed) {
-            return Err(format!(
-                "node {id} changes the membership at {new_at} and has committed nothing in its term"
-            ));
+        if engine.log().term_at(committed) != Some(engine.term()) {
+            let what = "has committed nothing in its term";
+            return Err(format!("node {id} changes the membership at {new_at} and {what}"));
         }
         if old.voter_sets().eq(new.voter_sets()) {
             return Ok(());
