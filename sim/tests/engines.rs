@@ -40,16 +40,11 @@ fn fixed_seeds_keep_every_promise() {
     );
     let snapshots = ["built", "sent", "installed"].map(|what| total[&*format!("snapshots_{what}")]);
     assert!(snapshots[0] > 5_000 && snapshots[1] > 300 && snapshots[2] > 300, "{total:?}");
-    // Of these hundreds none; one in thousands is all there is.
-    assert_eq!(total["excused"], 0, "{total:?}");
-}
-
-/// A wiped disk may leave too few votes that count. Nothing acknowledged may be lost then either;
-/// that is checked on the way.
-#[test]
-fn a_world_without_enough_votes_is_excused_from_recovering() {
-    let report = run(1919, TraceMode::Tail(60)).unwrap_or_else(|failure| panic!("{failure}"));
-    assert_eq!(report.counts["excused"], 1);
+    assert!(total["changes"] > 80 && total["removed"] > 50, "{total:?}");
+    assert!(total["transfers_ended"] > 30, "{total:?}");
+    // A wiped disk may leave too few votes that count, above all where operators remove others
+    // meanwhile. Nothing acknowledged may be lost then either; that is checked on the way.
+    assert!((1..8).contains(&total["excused"]), "{total:?}");
 }
 
 /// Each kind of fault by itself, often.
@@ -135,12 +130,14 @@ fn planted_bugs_are_caught() {
 }
 
 /// What only a bug in the engine itself breaks: `sim/mutants` plants those.
-const IN_THE_ENGINE: [&str; 5] = [
+const IN_THE_ENGINE: [&str; 7] = [
     "a log begins behind a durable snapshot",
     "a term begins with a candidate",
     "a higher term is followed",
     "no vote inside a promise",
     "who can't lead steps down",
+    "one change at a time, when it is due",
+    "who is to take over has the whole log",
 ];
 
 /// Promises that no world around the engine can break, since the engine asserts them or does nothing

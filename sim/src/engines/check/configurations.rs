@@ -85,7 +85,7 @@ mod tests {
         assert!(apart(&of(&[1, 2, 3]), &of(&[4, 5, 6])).is_some());
     }
 
-    /// The engine makes no such change yet, so the checker is shown one.
+    /// The engine makes no such change, so the checker is shown one.
     #[test]
     fn a_leap_is_seen() {
         let world = World::new(1, Plan::from_seed(1));
