@@ -13,3 +13,4 @@ pub mod pairs;
 pub mod process;
 pub mod server;
 pub mod store;
+pub mod table;

@@ -8,18 +8,19 @@
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture as _};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
-use quorate::{Config, Event, InitializeError, Raft, StartError, StorageError};
+use quorate::{Config, Event, Failure, InitializeError, Raft, StartError, StorageError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::error::Exit;
 use crate::server::App;
 use crate::store::Store;
+use crate::table::Table;
 
 /// For how long requests that are being served may go on after the signal to stop: as long as
 /// writes and reads may take.
@@ -47,6 +48,37 @@ pub struct Settings {
     pub cluster: String,
     /// The largest value, in bytes.
     pub max_value_bytes: usize,
+    /// Where the values are.
+    pub store: StoreKind,
+    /// The backup that a new cluster begins with.
+    pub restore: Option<PathBuf>,
+}
+
+/// Where a node has its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreKind {
+    /// In memory; restored from snapshot and log at a start.
+    Memory,
+    /// In a redb database in the data directory.
+    Redb,
+}
+
+impl StoreKind {
+    fn open(self, data: &Path) -> Result<Store, Exit> {
+        match self {
+            StoreKind::Memory => Ok(Store::default()),
+            StoreKind::Redb => {
+                let path = data.join("values.redb");
+                let table = std::fs::create_dir_all(data)
+                    .map_err(Failure::from)
+                    .and_then(|()| Table::open(&path));
+                table.map(Store::Table).map_err(|failure| {
+                    let path = path.display();
+                    Exit::failed(format!("{path}: {failure}; is another process using it?"))
+                })
+            }
+        }
+    }
 }
 
 /// Runs a node until `stop` completes, then stops it cleanly. `ready` is told the addresses of the
@@ -69,7 +101,12 @@ pub async fn run(
     let mut config = Config::default();
     config.max_command_bytes =
         config.max_command_bytes.max(2 * settings.max_value_bytes + COMMAND_BYTES);
-    let raft = Raft::builder(*id, Store::default())
+    let store = settings.store.open(&settings.data)?;
+    let mut builder = Raft::builder(*id, store);
+    if let Some(file) = &settings.restore {
+        builder = builder.restore(file, peers.clone());
+    }
+    let raft = builder
         .data_dir(&settings.data)
         .listen(&settings.raft)
         .advertise(advertise)

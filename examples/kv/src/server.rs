@@ -89,6 +89,7 @@ enum Word {
     NotLeader,
     Overloaded,
     UnknownOutcome,
+    Failed,
     Timeout,
 }
 
@@ -102,6 +103,7 @@ impl Word {
             Word::NotLeader => StatusCode::MISDIRECTED_REQUEST,
             Word::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Word::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
+            Word::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Word::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -185,7 +187,7 @@ async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Re
     } else {
         app.raft.read(look).await?
     };
-    match value {
+    match value.map_err(|failure| ApiError::new(Word::Failed, failure.to_string()))? {
         Some(value) => {
             Ok(([(header::CONTENT_TYPE, "application/octet-stream")], value).into_response())
         }

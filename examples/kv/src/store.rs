@@ -1,6 +1,6 @@
 //! The state machine: all that is particular to this service, and the part to copy.
 //!
-//! A [`Command`] is what is replicated, [`Store::apply`] what it does, a [`Response`] what its
+//! A [`Command`] is what is replicated, `execute` what it does, a [`Response`] what its
 //! caller is told. Everything else here (HTTP, the command line) only carries them. `apply` must
 //! give the same result on every node: the map is ordered, nothing asks for a time or a random
 //! number, and a refusal (the value is not the expected one, or is no text) is a response, the same
@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate::{Committed, Failure, Postcard, Snapshot, StateMachine};
+use quorate::{ApplyMark, Committed, Failure, Postcard, Snapshot, StateMachine};
 use serde::{Deserialize, Serialize};
+
+use crate::table::Table;
 
 /// What clients ask for. Postcard is positional: a new command goes at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,43 +65,129 @@ pub enum Response {
     NotText,
 }
 
-/// Keys and values, in order of the keys.
-#[derive(Debug, Default)]
-pub struct Store {
-    values: BTreeMap<String, Bytes>,
+impl Command {
+    /// About what it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Command::Put { key, value } => key.len() + value.len(),
+            Command::Delete { key } => key.len(),
+            Command::Cas { key, value, .. } => key.len() + value.len(),
+        }
+    }
+}
+
+/// Where keys and values are, for the commands that use them.
+pub(crate) trait Values {
+    fn value(&self, key: &str) -> Result<Option<Bytes>, Failure>;
+    fn put(&mut self, key: String, value: Bytes) -> Result<(), Failure>;
+    fn remove(&mut self, key: &str) -> Result<bool, Failure>;
+}
+
+impl Values for BTreeMap<String, Bytes> {
+    fn value(&self, key: &str) -> Result<Option<Bytes>, Failure> {
+        Ok(self.get(key).cloned())
+    }
+
+    fn put(&mut self, key: String, value: Bytes) -> Result<(), Failure> {
+        self.insert(key, value);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &str) -> Result<bool, Failure> {
+        Ok(self.remove(key).is_some())
+    }
+}
+
+/// What a command does, wherever the values are.
+pub(crate) fn execute(
+    values: &mut impl Values,
+    index: u64,
+    command: Command,
+) -> Result<Response, Failure> {
+    Ok(match command {
+        Command::Put { key, value } => {
+            values.put(key, value)?;
+            Response::Put { index }
+        }
+        Command::Delete { key } => Response::Delete { deleted: values.remove(&key)? },
+        Command::Cas { key, expect, value } => {
+            let current = values.value(&key)?;
+            let current = match current.as_ref().map(|bytes| std::str::from_utf8(bytes)) {
+                Some(Err(_)) => return Ok(Response::NotText),
+                Some(Ok(text)) => Some(text),
+                None => None,
+            };
+            if current != expect.as_deref() {
+                return Ok(Response::Cas { swapped: false, current: current.map(str::to_owned) });
+            }
+            values.put(key, Bytes::copy_from_slice(value.as_bytes()))?;
+            Response::Cas { swapped: true, current: Some(value) }
+        }
+    })
+}
+
+/// Keys and values: in memory, in order of the keys, or in a database.
+#[derive(Debug)]
+pub enum Store {
+    /// In memory: a restart restores the newest snapshot and applies the log behind it.
+    Memory(BTreeMap<String, Bytes>),
+    /// On a disk of its own: a restart goes on with it.
+    Table(Table),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Memory(BTreeMap::new())
+    }
 }
 
 impl Store {
-    /// The value of `key`. The bytes are shared, not copied.
-    pub fn get(&self, key: &str) -> Option<Bytes> {
-        self.values.get(key).cloned()
-    }
-
-    fn execute(&mut self, index: u64, command: Command) -> Response {
-        match command {
-            Command::Put { key, value } => {
-                self.values.insert(key, value);
-                Response::Put { index }
-            }
-            Command::Delete { key } => {
-                Response::Delete { deleted: self.values.remove(&key).is_some() }
-            }
-            Command::Cas { key, expect, value } => self.compare_and_swap(key, expect, value),
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// A database that can't be read.
+    pub fn get(&self, key: &str) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Store::Memory(values) => values.value(key),
+            Store::Table(table) => table.get(key),
         }
     }
+}
 
-    fn compare_and_swap(&mut self, key: String, expect: Option<String>, value: String) -> Response {
-        let current = match self.values.get(&key).map(|bytes| std::str::from_utf8(bytes)) {
-            Some(Err(_)) => return Response::NotText,
-            Some(Ok(text)) => Some(text),
-            None => None,
-        };
-        if current != expect.as_deref() {
-            return Response::Cas { swapped: false, current: current.map(str::to_owned) };
+/// The pairs of a snapshot, read piece by piece: a pair may be cut anywhere between two pieces.
+pub(crate) fn pairs(
+    snapshot: Snapshot,
+) -> impl Iterator<Item = Result<(String, Bytes), Failure>> + Send {
+    let mut pieces = snapshot;
+    let mut rest: Vec<u8> = Vec::new();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            if at < rest.len() {
+                match postcard::take_from_bytes::<(String, Bytes)>(&rest[at..]) {
+                    Ok((pair, after)) => {
+                        at = rest.len() - after.len();
+                        return Some(Ok(pair));
+                    }
+                    Err(postcard::Error::DeserializeUnexpectedEnd) => {}
+                    Err(error) => return Some(Err(error.into())),
+                }
+            }
+            match pieces.next() {
+                Some(Ok(piece)) => {
+                    rest.drain(..at);
+                    at = 0;
+                    rest.extend_from_slice(&piece);
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None if at < rest.len() => {
+                    at = rest.len();
+                    return Some(Err(Failure::msg("a snapshot that ends inside a pair")));
+                }
+                None => return None,
+            }
         }
-        self.values.insert(key, Bytes::copy_from_slice(value.as_bytes()));
-        Response::Cas { swapped: true, current: Some(value) }
-    }
+    })
 }
 
 #[async_trait]
@@ -109,25 +197,47 @@ impl StateMachine for Store {
     type Codec = Postcard;
 
     async fn apply(&mut self, entries: Vec<Committed<Command>>) -> Result<Vec<Response>, Failure> {
-        Ok(entries.into_iter().map(|entry| self.execute(entry.id.index, entry.command)).collect())
+        match self {
+            Store::Memory(values) => {
+                let execute = |e: Committed<Command>| execute(values, e.id.index, e.command);
+                entries.into_iter().map(execute).collect()
+            }
+            Store::Table(table) => table.apply(entries).await,
+        }
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
-        // Keys and values are shared with the copy; what it is written as is made as it is taken.
-        let values = self.values.clone();
-        Ok(Snapshot::new(values.into_iter().map(|pair| Ok(postcard::to_stdvec(&pair)?.into()))))
+        match self {
+            Store::Memory(values) => {
+                // Keys and values are shared with the copy, and written out as they are taken.
+                let pairs = values.clone().into_iter();
+                Ok(Snapshot::new(pairs.map(|pair| Ok(postcard::to_stdvec(&pair)?.into()))))
+            }
+            Store::Table(table) => table.snapshot(),
+        }
     }
 
     async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
-        let bytes = snapshot.into_bytes()?;
-        let mut rest = &bytes[..];
-        self.values.clear();
-        while !rest.is_empty() {
-            let ((key, value), after) = postcard::take_from_bytes::<(String, Bytes)>(rest)?;
-            self.values.insert(key, value);
-            rest = after;
+        match self {
+            Store::Memory(values) => {
+                *values = pairs(snapshot).collect::<Result<_, _>>()?;
+                Ok(())
+            }
+            Store::Table(table) => table.restore(snapshot).await,
         }
-        Ok(())
+    }
+
+    async fn durable(&mut self) -> Result<Option<ApplyMark>, Failure> {
+        match self {
+            Store::Memory(_) => Ok(None),
+            Store::Table(table) => table.durable().await.map(Some),
+        }
+    }
+
+    fn keep(&mut self, mark: ApplyMark) {
+        if let Store::Table(table) = self {
+            table.keep(mark);
+        }
     }
 }
 
@@ -135,27 +245,49 @@ impl StateMachine for Store {
 mod tests {
     use super::*;
 
-    fn cas(store: &mut Store, expect: Option<&str>, value: &str) -> Response {
+    type Map = BTreeMap<String, Bytes>;
+
+    fn run(values: &mut Map, index: u64, command: Command) -> Response {
+        execute(values, index, command).unwrap()
+    }
+
+    fn cas(values: &mut Map, expect: Option<&str>, value: &str) -> Response {
         let (key, expect) = ("k".into(), expect.map(str::to_owned));
-        store.execute(1, Command::Cas { key, expect, value: value.into() })
+        run(values, 1, Command::Cas { key, expect, value: value.into() })
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_may_be_cut_anywhere() {
+        let pairs = [("a", "one"), ("b", ""), ("long key", "a longer value than that")];
+        let map: Map = pairs.iter().map(|(k, v)| (k.to_string(), Bytes::from(*v))).collect();
+        let mut store = Store::Memory(map.clone());
+        let whole = store.snapshot().await.unwrap().into_bytes().unwrap();
+        for size in 1..=whole.len() {
+            let pieces: Vec<_> = whole.chunks(size).map(Bytes::copy_from_slice).map(Ok).collect();
+            let mut copy = Store::default();
+            copy.restore(Snapshot::new(pieces.into_iter())).await.unwrap();
+            assert!(matches!(&copy, Store::Memory(values) if *values == map), "{size}");
+        }
+        let cut = Snapshot::from_bytes(whole.slice(..whole.len() - 1));
+        assert!(Store::default().restore(cut).await.is_err());
     }
 
     #[test]
     fn puts_and_deletes() {
-        let mut store = Store::default();
+        let mut store = Map::new();
         let value = Bytes::from_static(&[0, 255]);
         let put = Command::Put { key: "k".into(), value: value.clone() };
-        assert_eq!(store.execute(7, put), Response::Put { index: 7 });
-        assert_eq!(store.get("k"), Some(value));
+        assert_eq!(run(&mut store, 7, put), Response::Put { index: 7 });
+        assert_eq!(store.get("k").cloned(), Some(value));
         let delete = Command::Delete { key: "k".into() };
-        assert_eq!(store.execute(8, delete.clone()), Response::Delete { deleted: true });
-        assert_eq!(store.execute(9, delete), Response::Delete { deleted: false });
+        assert_eq!(run(&mut store, 8, delete.clone()), Response::Delete { deleted: true });
+        assert_eq!(run(&mut store, 9, delete), Response::Delete { deleted: false });
         assert_eq!(store.get("k"), None);
     }
 
     #[test]
     fn swaps_only_what_was_expected() {
-        let mut store = Store::default();
+        let mut store = Map::new();
         let swapped =
             |current: &str| Response::Cas { swapped: true, current: Some(current.into()) };
         assert_eq!(
@@ -166,8 +298,8 @@ mod tests {
         let refused = Response::Cas { swapped: false, current: Some("a".into()) };
         assert_eq!(cas(&mut store, None, "b"), refused);
         assert_eq!(cas(&mut store, Some("a"), "b"), swapped("b"));
-        store.execute(1, Command::Put { key: "k".into(), value: Bytes::from_static(&[255]) });
+        run(&mut store, 1, Command::Put { key: "k".into(), value: Bytes::from_static(&[255]) });
         assert_eq!(cas(&mut store, None, "a"), Response::NotText);
-        assert_eq!(store.get("k"), Some(Bytes::from_static(&[255])));
+        assert_eq!(store.get("k").cloned(), Some(Bytes::from_static(&[255])));
     }
 }

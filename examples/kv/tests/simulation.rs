@@ -88,6 +88,7 @@ async fn ask(
             let value = if stale { node.read_stale(read).await } else { node.read(read).await };
             // A read that was not served has no effect.
             let found = |value: Option<Bytes>| Outcome::Returned(Output::Read(value.map(text)));
+            let value = value.map(|value| value.expect("memory can be read"));
             return value.map_or(Outcome::Failed, found);
         }
         Input::Write { key, value } => Command::Put { key, value: value.into() },

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kv::error::Exit;
-use kv::node::{self, Settings};
+use kv::node::{self, Settings, StoreKind};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +46,17 @@ pub(crate) struct Serve {
         value_parser = clap::value_parser!(u64).range(1..=MAX_VALUE_BYTES)
     )]
     max_value: u64,
+    /// Where the values are: in memory, or in a database in the data directory
+    ///
+    /// The same on every start; nodes of a cluster may differ.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = StoreKind::Memory)]
+    store: StoreKind,
+    /// Begin a new cluster of --peers with the values of this backup; on a node that has begun it is
+    /// ignored
+    ///
+    /// Given to every node of --peers, with the same file.
+    #[arg(long, value_name = "FILE", conflicts_with = "bootstrap")]
+    restore: Option<PathBuf>,
     /// Stop also when standard input ends, for parents that must not leave a node behind
     #[arg(long)]
     stop_with_stdin: bool,
@@ -75,6 +86,8 @@ pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
         bootstrap: args.bootstrap,
         cluster: args.cluster,
         max_value_bytes: args.max_value as usize,
+        store: args.store,
+        restore: args.restore,
     };
     let id = settings.id;
     let stdin_ended = watch_stdin(args.stop_with_stdin);
