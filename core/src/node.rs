@@ -579,7 +579,7 @@ impl Node {
         }
     }
 
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let engine = &self.engine;
         let fatal = &self.books.fatal;
         let tail_bytes = self.wires.tail.bytes();

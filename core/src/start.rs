@@ -174,6 +174,10 @@ pub(crate) async fn start_group<S: StateMachine>(
         orders: Orders::default(),
         books: Books::new(env.random(), born_in),
     };
+    // Whoever looks right after the start sees what was recovered.
+    let configuration = node.engine.configuration().map(|(_, members)| Arc::new(members.clone()));
+    board.publish(|metrics| metrics.membership = configuration);
+    node.publish();
     let guard = StopGuard {
         host: inner,
         group,

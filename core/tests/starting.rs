@@ -127,6 +127,8 @@ async fn a_single_voter_without_a_network_keeps_its_data() {
     let mut total = 0;
     for round in 1..=3 {
         let raft = Raft::builder(1, Counter::default()).data_dir(dir.path()).start().await.unwrap();
+        // What was recovered shows at once.
+        assert_eq!(raft.metrics().membership.is_some(), round > 1);
         raft.initialize([(1, "")]).await.unwrap();
         assert_eq!(raft.read(|c| c.total).await.unwrap(), total);
         for n in 1..=100 {

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{Change, Members as Membership, SnapshotTaken, Transferred};
 use crate::key;
 
 /// Longer than a node takes to answer, whatever happens to its leader.
@@ -127,10 +128,16 @@ pub struct Status {
     pub applied: u64,
     /// The last that is durable on it.
     pub persisted: u64,
+    /// The last that is in its newest snapshot.
+    pub snapshot: u64,
+    /// The last that was compacted out of its log.
+    pub compacted: u64,
     /// The configuration.
     pub members: Members,
     /// What each follower has durably; empty off the leader.
     pub matched: std::collections::BTreeMap<u64, u64>,
+    /// Whether it was told that it is no member any more.
+    pub removed: bool,
     /// Why the node stopped, if it had to.
     pub fatal: Option<String>,
 }
@@ -307,6 +314,54 @@ impl Client {
     pub async fn healthy(&self, server: &Server) -> Result<bool, CallError> {
         let answer = self.send(server, Method::GET, "/health", Bytes::new()).await?;
         Ok(answer.status == StatusCode::OK)
+    }
+
+    /// Who is a member, linearizably.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn members(&self, server: &Server) -> Result<Membership, CallError> {
+        parsed(&self.send(server, Method::GET, "/admin/members", Bytes::new()).await?)
+    }
+
+    /// Has the membership changed, in at most `timeout`, which should be shorter than the client's
+    /// own; returns what it is then.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn change(
+        &self,
+        server: &Server,
+        change: &Change,
+        timeout: Duration,
+    ) -> Result<Membership, CallError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(flatten)]
+            change: &'a Change,
+            timeout_ms: u64,
+        }
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let body = serde_json::json!(Body { change, timeout_ms }).to_string();
+        parsed(&self.send(server, Method::POST, "/admin/members", body).await?)
+    }
+
+    /// Has `to` lead; returns who leads.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn transfer(&self, server: &Server, to: u64) -> Result<u64, CallError> {
+        let body = serde_json::json!({ "to": to }).to_string();
+        let answer = self.send(server, Method::POST, "/admin/transfer", body).await?;
+        Ok(parsed::<Transferred>(&answer)?.leader)
+    }
+
+    /// Has this server write a snapshot and compact its log.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn snapshot(&self, server: &Server) -> Result<SnapshotTaken, CallError> {
+        parsed(&self.send(server, Method::POST, "/admin/snapshot", Bytes::new()).await?)
     }
 }
 

@@ -2,10 +2,12 @@
 //! around it, and the client that the command line, the demo and the tests share.
 //!
 //! Read [`store`] first: it is the whole application. [`node`] turns it into a running member of a
-//! cluster, [`server`] gives it routes.
+//! cluster, [`server`] gives it routes, [`admin`] those of its operators.
 
+pub mod admin;
 pub mod client;
 pub mod error;
+pub mod join;
 pub mod key;
 pub mod load;
 pub mod node;

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::error::Exit;
+use crate::join::Join;
 use crate::server::App;
 use crate::store::Store;
 use crate::table::Table;
@@ -32,7 +33,7 @@ const COMMAND_BYTES: usize = 1024;
 /// Where a node keeps, finds and shows things.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The node's id; one of `peers`.
+    /// The node's id.
     pub id: u64,
     /// Its data directory.
     pub data: PathBuf,
@@ -40,18 +41,18 @@ pub struct Settings {
     pub raft: String,
     /// Where it listens for clients.
     pub http: String,
-    /// The first members and where they find each other.
-    pub peers: BTreeMap<u64, String>,
-    /// Whether to begin the cluster with them.
-    pub bootstrap: bool,
+    /// How it comes to be a member.
+    pub origin: Origin,
     /// The cluster's name.
     pub cluster: String,
     /// The largest value, in bytes.
     pub max_value_bytes: usize,
     /// Where the values are.
     pub store: StoreKind,
-    /// The backup that a new cluster begins with.
-    pub restore: Option<PathBuf>,
+    /// After how many entries a snapshot is built, and the log compacted.
+    pub snapshot_entries: u64,
+    /// How many entries before the snapshot stay in the log.
+    pub keep_entries: u64,
 }
 
 /// Where a node has its values.
@@ -81,6 +82,22 @@ impl StoreKind {
     }
 }
 
+/// How a node comes to be a member.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// It is one of the first.
+    First {
+        /// They, this node too, and where they find each other.
+        peers: BTreeMap<u64, String>,
+        /// Whether to begin the cluster with them.
+        bootstrap: bool,
+        /// The backup that a new cluster of them begins with.
+        restore: Option<PathBuf>,
+    },
+    /// It joins a cluster that runs.
+    Joins(Join),
+}
+
 /// Runs a node until `stop` completes, then stops it cleanly. `ready` is told the addresses of the
 /// client port and the raft port once both are served.
 ///
@@ -91,19 +108,23 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(&str, &str),
 ) -> Result<(), Exit> {
-    let Settings { id, peers, .. } = &settings;
-    let advertise = peers.get(id).cloned().ok_or_else(|| {
-        Exit::unusable(format!("--peers has no node {id}; name every member, this one too"))
-    })?;
+    let Settings { id, origin, .. } = &settings;
+    let advertise = match origin {
+        Origin::First { peers, .. } => peers.get(id).cloned().ok_or_else(|| {
+            Exit::unusable(format!("--peers has no node {id}; name every member, this one too"))
+        })?,
+        Origin::Joins(join) => join.address.clone(),
+    };
     let listener = listen(&settings.http).await?;
     let http = listener.local_addr().map_err(|e| Exit::unusable(format!("--http: {e}")))?;
 
     let mut config = Config::default();
     config.max_command_bytes =
         config.max_command_bytes.max(2 * settings.max_value_bytes + COMMAND_BYTES);
-    let store = settings.store.open(&settings.data)?;
-    let mut builder = Raft::builder(*id, store);
-    if let Some(file) = &settings.restore {
+    config.snapshot_entries = Some(settings.snapshot_entries);
+    config.keep_entries = settings.keep_entries;
+    let mut builder = Raft::builder(*id, settings.store.open(&settings.data)?);
+    if let Origin::First { peers, restore: Some(file), .. } = origin {
         builder = builder.restore(file, peers.clone());
     }
     let raft = builder
@@ -117,7 +138,7 @@ pub async fn run(
         .map_err(|error| refused(&settings, &error))?;
     // Before anything can happen to it.
     let events = raft.events();
-    if settings.bootstrap {
+    if let Origin::First { peers, bootstrap: true, .. } = origin {
         if let Err(error) = raft.initialize(peers.clone()).await {
             raft.shutdown().await;
             return Err(not_begun(&settings, &error, raft.metrics().fatal));
@@ -143,12 +164,20 @@ pub async fn run(
             Err(_) => std::future::pending().await,
         }
     };
-    let served = tokio::select! { biased;
+    let joining = async {
+        match origin {
+            Origin::First { .. } => Ok(()),
+            Origin::Joins(join) => join.run(&raft).await,
+        }
+    };
+    let ended = tokio::select! { biased;
+        Err(turned_away) = joining => Err(turned_away),
         () = report_the_end(events) => unreachable!("the reporter goes on"),
-        served = server.into_future() => served,
-        () = pin!(overtime) => Ok(()),
+        served = server.into_future() => Ok(served),
+        () = pin!(overtime) => Ok(Ok(())),
     };
     raft.shutdown().await;
+    let served = ended?;
     if let Some(fatal) = raft.metrics().fatal {
         return Err(Exit::failed(format!("node {id} had to stop: {fatal}")));
     }

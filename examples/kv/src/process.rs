@@ -31,7 +31,7 @@ pub struct NodeCommand {
     pub raft: String,
     /// `--http`.
     pub http: String,
-    /// `--peers`.
+    /// `--peers`; empty for none, with `--join` in `more`.
     pub peers: BTreeMap<u64, String>,
     /// `--bootstrap`.
     pub bootstrap: bool,
@@ -57,8 +57,6 @@ impl NodeCommand {
     /// If the log can't be written or the program can't be run.
     pub fn start(&self) -> io::Result<NodeProcess> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let peers: Vec<String> =
-            self.peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
         let mut command = match self.wrapper.split_first() {
             Some((wrapper, arguments)) => {
                 let mut command = Command::new(wrapper);
@@ -69,7 +67,12 @@ impl NodeCommand {
         };
         command.arg("serve").arg("--stop-with-stdin").args(["--id", &self.id.to_string()]);
         command.arg("--data").arg(&self.data);
-        command.args(["--raft", &self.raft, "--http", &self.http, "--peers", &peers.join(",")]);
+        command.args(["--raft", &self.raft, "--http", &self.http]);
+        if !self.peers.is_empty() {
+            let peers: Vec<String> =
+                self.peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
+            command.args(["--peers", &peers.join(",")]);
+        }
         if self.bootstrap {
             command.arg("--bootstrap");
         }

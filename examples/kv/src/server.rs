@@ -3,7 +3,7 @@
 //! Every error is `{"error":WORD,"message":TEXT}`, and each word has one status, so a script can
 //! look at either. The one distinction that matters to a client is whether a write may have
 //! happened: only `unknown_outcome` says so, and nothing else is ever answered in that case.
-//! A method that a path does not have is `bad_request` too: 405 would be a tenth word.
+//! A method that a path does not have is `bad_request` too: 405 would be one word more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use quorate::{Config, Raft, ReadError, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::admin;
 use crate::key;
 use crate::store::{self, Command, Store};
 
@@ -40,12 +41,15 @@ pub struct App {
     pub max_value_bytes: usize,
     /// For how long a write that was certainly not done is tried again.
     pub write_timeout: Duration,
+    /// For how long a read waits.
+    pub read_timeout: Duration,
 }
 
 impl App {
     /// The routes of a node that runs with `config`.
     pub fn new(raft: Raft<Store>, max_value_bytes: usize, config: &Config) -> Self {
-        Self { raft, max_value_bytes, write_timeout: config.write_timeout }
+        let Config { write_timeout, read_timeout, .. } = *config;
+        Self { raft, max_value_bytes, write_timeout, read_timeout }
     }
 
     /// All routes.
@@ -55,6 +59,7 @@ impl App {
             .route("/kv/{key}/cas", post(compare_and_swap))
             .route("/status", get(status))
             .route("/health", get(health))
+            .merge(admin::routes())
             .fallback(no_such_route)
             .method_not_allowed_fallback(no_such_method)
             .with_state(self)
@@ -81,40 +86,43 @@ pub struct ApiError {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Word {
+pub(crate) enum Word {
     BadRequest,
     NotFound,
+    UnknownMember,
     NotText,
+    ChangeInProgress,
     TooLarge,
     NotLeader,
     Overloaded,
-    UnknownOutcome,
     Failed,
+    UnknownOutcome,
     Timeout,
+    NotCaughtUp,
 }
 
 impl Word {
     fn status(self) -> StatusCode {
         match self {
             Word::BadRequest => StatusCode::BAD_REQUEST,
-            Word::NotFound => StatusCode::NOT_FOUND,
-            Word::NotText => StatusCode::CONFLICT,
+            Word::NotFound | Word::UnknownMember => StatusCode::NOT_FOUND,
+            Word::NotText | Word::ChangeInProgress => StatusCode::CONFLICT,
             Word::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Word::NotLeader => StatusCode::MISDIRECTED_REQUEST,
             Word::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Word::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
             Word::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-            Word::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Word::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
+            Word::Timeout | Word::NotCaughtUp => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 }
 
 impl ApiError {
-    fn new(word: Word, message: impl Into<String>) -> Self {
+    pub(crate) fn new(word: Word, message: impl Into<String>) -> Self {
         Self { word, message: message.into() }
     }
 
-    fn bad_request(message: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Word::BadRequest, message)
     }
 
@@ -160,7 +168,7 @@ impl From<ReadError> for ApiError {
     }
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let body = serde_json::to_vec(body).expect("plain structures with string keys become JSON");
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
@@ -195,7 +203,7 @@ async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Re
     }
 }
 
-fn is_stale_read(uri: &Uri) -> Result<bool, ApiError> {
+pub(crate) fn is_stale_read(uri: &Uri) -> Result<bool, ApiError> {
     let mut stale = false;
     for pair in uri.query().unwrap_or_default().split('&') {
         match pair.split_once('=').unwrap_or((pair, "")) {
@@ -290,7 +298,7 @@ fn mismatch(response: &store::Response) -> ApiError {
 }
 
 /// The whole body; `None` if it is longer than `limit`.
-async fn read_body(mut body: Body, limit: usize) -> Result<Option<Bytes>, ApiError> {
+pub(crate) async fn read_body(mut body: Body, limit: usize) -> Result<Option<Bytes>, ApiError> {
     let read = async {
         let mut bytes = BytesMut::new();
         let mut length = 0;
@@ -326,8 +334,11 @@ async fn status(State(app): State<App>) -> Response {
         committed: u64,
         applied: u64,
         persisted: u64,
+        snapshot: u64,
+        compacted: u64,
         members: Members,
         matched: BTreeMap<u64, u64>,
+        removed: bool,
         fatal: Option<String>,
     }
     #[derive(Default, Serialize)]
@@ -355,8 +366,11 @@ async fn status(State(app): State<App>) -> Response {
         committed: metrics.committed,
         applied: metrics.applied,
         persisted: metrics.persisted,
+        snapshot: metrics.snapshot,
+        compacted: metrics.compacted,
         members: members.unwrap_or_default(),
         matched: metrics.matched,
+        removed: metrics.removed.is_some(),
         fatal: metrics.fatal,
     };
     json(StatusCode::OK, &status)
@@ -379,7 +393,8 @@ async fn no_such_route(uri: Uri) -> ApiError {
         return ApiError::bad_request(message);
     }
     let message = format!(
-        "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status and /health"
+        "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status, \
+         /health, /admin/members, /admin/transfer and /admin/snapshot"
     );
     ApiError::new(Word::NotFound, message)
 }
@@ -388,7 +403,8 @@ async fn no_such_method(uri: Uri) -> ApiError {
     let path = uri.path();
     let methods = match path.split('/').collect::<Vec<_>>()[..] {
         [_, "kv", _] => "GET, PUT or DELETE",
-        [_, "kv", _, "cas"] => "POST",
+        [_, "kv", _, "cas"] | [_, "admin", "transfer" | "snapshot"] => "POST",
+        [_, "admin", "members"] => "GET or POST",
         _ => "GET",
     };
     ApiError::bad_request(format!("{path} takes {methods}"))

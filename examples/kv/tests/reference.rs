@@ -5,6 +5,19 @@ use std::process::Command;
 
 const REFERENCE: &str = "../../docs/reference.md";
 
+/// The commands that a `--help` lists.
+fn commands(help: &str) -> Vec<&str> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        // A text may go on in the next line, further in.
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect()
+}
+
 fn help(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_kv")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}");
@@ -26,20 +39,19 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
     let section = &section[..section[3..].find("\n## ").map_or(section.len(), |end| end + 3)];
 
     let top = help(&["--help"]);
-    let commands: Vec<&str> = top
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|command| *command != "help")
-        .collect();
-    assert!(commands.contains(&"serve") && commands.contains(&"load"), "{commands:?}");
+    let listed = commands(&top);
+    assert!(listed.contains(&"serve") && listed.contains(&"load"), "{listed:?}");
+    let admin = help(&["admin", "--help"]);
+    assert!(commands(&admin).contains(&"replace"), "{admin}");
 
-    let mut shown = top.clone();
-    for command in &commands {
+    let mut shown = top.clone() + &admin;
+    for command in listed.iter().filter(|command| **command != "admin") {
         assert!(section.contains(command), "docs/reference.md lacks the command {command}");
         shown += &help(&[command, "--help"]);
+    }
+    for command in commands(&admin) {
+        assert!(section.contains(command), "docs/reference.md lacks the command admin {command}");
+        shown += &help(&["admin", command, "--help"]);
     }
     let known: Vec<&str> = flags(&shown).collect();
     let general = ["--help", "--version"];
@@ -50,6 +62,8 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
         assert!(known.contains(&flag), "docs/reference.md has {flag}, --help has not");
     }
     for (flag, default) in [
+        ("--snapshot-entries", "100000"),
+        ("--keep-entries", "10000"),
         ("--keys", "20000"),
         ("--http-base", "8001"),
         ("--raft-base", "7001"),

@@ -81,20 +81,20 @@ fn no(json: bool, text: String) -> Exit {
     Exit::failed(if json { String::new() } else { text })
 }
 
-fn print(bytes: impl AsRef<[u8]>) -> Result<(), Exit> {
+pub(super) fn print(bytes: impl AsRef<[u8]>) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes.as_ref())
         .and_then(|()| out.flush())
         .map_err(|error| Exit::failed(format!("can't print the answer: {error}")))
 }
 
-fn print_json(value: &Value) -> Result<(), Exit> {
+pub(super) fn print_json(value: &Value) -> Result<(), Exit> {
     print(format!("{value}\n"))
 }
 
 /// Calls one server after the other, until one answers for good. After an error that may have
 /// happened there is no next one, unless the call only reads.
-async fn call<T>(
+pub(super) async fn call<T>(
     target: &Target,
     reads: bool,
     mut call: impl AsyncFnMut(Client, &Server) -> Result<T, CallError>,

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who does it.
 
+mod admin;
 mod commands;
 mod demo;
 mod report;
@@ -41,6 +42,9 @@ enum Command {
     Load(commands::Load),
     /// Show what every server says of itself
     Status(commands::Status),
+    /// Change who is a member and who leads; snapshots
+    #[command(subcommand)]
+    Admin(admin::Admin),
 }
 
 /// What all client commands understand.
@@ -81,6 +85,7 @@ pub(crate) fn main() -> ExitCode {
             Some(Command::Cas(args)) => commands::cas(args).await,
             Some(Command::Load(args)) => commands::load(args).await,
             Some(Command::Status(args)) => commands::status(args).await,
+            Some(Command::Admin(command)) => admin::run(command).await,
         }
     });
     end(result)

@@ -5,8 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use kv::admin::check_address;
+use kv::client::Server;
 use kv::error::Exit;
-use kv::node::{self, Settings, StoreKind};
+use kv::join::Join;
+use kv::node::{self, Origin, Settings, StoreKind};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +18,7 @@ const MAX_VALUE_BYTES: u64 = 16 << 20;
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// This node's id, one of --peers
+    /// This node's id; with --peers, one of them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
     /// Where it keeps its log; created if it does not exist
@@ -28,13 +31,30 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR")]
     http: String,
     /// The first members, each with the address the others find it at: 1=ADDR,2=ADDR,3=ADDR
-    #[arg(long, value_name = "ID=ADDR,..", value_parser = peers)]
-    peers: BTreeMap<u64, String>,
+    #[arg(
+        long,
+        value_name = "ID=ADDR,..",
+        value_parser = peers,
+        required_unless_present = "join",
+        conflicts_with = "join"
+    )]
+    peers: Option<BTreeMap<u64, String>>,
     /// Begin the cluster with --peers; on one node, repeating it is harmless
     ///
     /// A blank node without it waits to be contacted.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "join")]
     bootstrap: bool,
+    /// Join a cluster that runs: the HTTP address of a member
+    ///
+    /// It becomes a voter when it has caught up. Repeating it is harmless.
+    #[arg(long, value_name = "URL")]
+    join: Option<Server>,
+    /// Join as a learner, which receives everything and does not vote
+    #[arg(long, conflicts_with = "peers")]
+    learner: bool,
+    /// Where the others find this node when it joins; --raft if left out
+    #[arg(long, value_name = "ADDR", conflicts_with = "peers", value_parser = address)]
+    advertise: Option<String>,
     /// The cluster's name; nodes of another name are refused
     #[arg(long, value_name = "NAME", default_value = "kv")]
     cluster: String,
@@ -55,8 +75,19 @@ pub(crate) struct Serve {
     /// ignored
     ///
     /// Given to every node of --peers, with the same file.
-    #[arg(long, value_name = "FILE", conflicts_with = "bootstrap")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bootstrap", "join"])]
     restore: Option<PathBuf>,
+    /// After so many entries a snapshot is written and the log compacted
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    snapshot_entries: u64,
+    /// Entries before the snapshot that stay in the log, for nodes that are a little behind
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    keep_entries: u64,
     /// Stop also when standard input ends, for parents that must not leave a node behind
     #[arg(long)]
     stop_with_stdin: bool,
@@ -75,19 +106,39 @@ fn peers(text: &str) -> Result<BTreeMap<u64, String>, String> {
     Ok(peers)
 }
 
+fn address(text: &str) -> Result<String, String> {
+    check_address(text).map(|()| text.to_owned())
+}
+
 pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
     log_to_stderr();
+    let origin = match (args.join, args.peers) {
+        (Some(server), _) => Origin::Joins(Join {
+            server,
+            address: match args.advertise {
+                Some(address) => address,
+                None => address(&args.raft)
+                    .map_err(|error| Exit::unusable(format!("--raft: {error}, or --advertise")))?,
+            },
+            learner: args.learner,
+        }),
+        (None, peers) => Origin::First {
+            peers: peers.expect("required without --join"),
+            bootstrap: args.bootstrap,
+            restore: args.restore,
+        },
+    };
     let settings = Settings {
         id: args.id,
         data: args.data,
         raft: args.raft,
         http: args.http,
-        peers: args.peers,
-        bootstrap: args.bootstrap,
+        origin,
         cluster: args.cluster,
         max_value_bytes: args.max_value as usize,
         store: args.store,
-        restore: args.restore,
+        snapshot_entries: args.snapshot_entries,
+        keep_entries: args.keep_entries,
     };
     let id = settings.id;
     let stdin_ended = watch_stdin(args.stop_with_stdin);

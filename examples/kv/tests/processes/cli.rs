@@ -131,13 +131,13 @@ async fn a_file_is_loaded_and_the_next_server_asked() {
 async fn what_fails_is_1_and_what_makes_no_sense_is_2() {
     let port = kv::process::free_port().unwrap();
     let nobody = format!("http://127.0.0.1:{port}");
-    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["status"]] {
+    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["status"], &["admin", "members"]] {
         let said = run(&[], &[arguments, &["--server", &nobody]].concat()).await;
         assert_eq!(said.code, 1, "{arguments:?} {}", said.err);
         assert!(said.err.starts_with("error: "), "{}", said.err);
     }
     let long = "k".repeat(513);
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 21] = [
         &["nonsense"],
         &["--nonsense"],
         &["get"],
@@ -150,6 +150,12 @@ async fn what_fails_is_1_and_what_makes_no_sense_is_2() {
         &["get", "k", "--server", "https://127.0.0.1"],
         &["load", "/does/not/exist"],
         &["serve", "--id", "1"],
+        &["admin", "add", "4"],
+        &["admin", "add", "4", "no-port"],
+        &["admin", "add", "0", "127.0.0.1:7004"],
+        &["admin", "remove"],
+        &["admin", "transfer", "two"],
+        &["admin", "promote", "4", "--timeout", "0"],
         &["--keys", "0"],
         &["--load", "/does/not/exist"],
         &["--http-base", "65534"],
@@ -160,13 +166,21 @@ async fn what_fails_is_1_and_what_makes_no_sense_is_2() {
         assert!(said.err.starts_with("error: "), "{}", said.err);
     }
     let serve = ["serve", "--data", "/tmp", "--raft", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    let wrong: [&[&str]; 6] = [
+    let wrong: [&[&str]; 14] = [
         &["--id", "4", "--peers", "1=a:1,2=b:2"],
         &["--id", "0", "--peers", "1=a:1"],
         &["--id", "1", "--peers", "1=a:1,1=b:2"],
         &["--id", "1", "--peers", "a:1"],
         &["--id", "1", "--peers", "1=a:1", "--max-value", "0"],
         &["--id", "1", "--peers", "1=a:1", "--http", "nowhere"],
+        &["--id", "1", "--peers", "1=a:1", "--snapshot-entries", "0"],
+        &["--id", "1", "--peers", "1=a:1", "--learner"],
+        &["--id", "1", "--peers", "1=a:1", "--advertise", "a:1"],
+        &["--id", "1", "--peers", "1=a:1", "--join", "http://127.0.0.1:1"],
+        &["--id", "1", "--join", "127.0.0.1:1"],
+        &["--id", "1", "--join", "http://127.0.0.1:1", "--bootstrap"],
+        &["--id", "1", "--join", "http://127.0.0.1:1", "--advertise", "nowhere"],
+        &["--id", "1", "--join", "http://127.0.0.1:1"],
     ];
     for arguments in wrong {
         let said = run(&[], &[&serve[..], arguments].concat()).await;

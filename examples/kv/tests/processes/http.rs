@@ -225,8 +225,11 @@ async fn status_has_exactly_its_fields() {
             "committed",
             "applied",
             "persisted",
+            "snapshot",
+            "compacted",
             "members",
             "matched",
+            "removed",
             "fatal",
         ];
         // A script may compare the text, so the order is the documented one.
