@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::{NodeId, Raft};
+use quorate::{NodeId, Raft, RoleKind};
 
 use crate::cluster::Cluster;
 use crate::cluster::nemesis::inflict;
@@ -287,6 +287,9 @@ impl Run {
         const PROMISE: &str = "the cluster recovers";
         self.cluster.initialize().await;
         let bound = self.cluster.recovery_bound();
+        if !self.reunites(bound).await {
+            return self.sim.fail(PROMISE, "not every node could be made a voter again");
+        }
         if let Err(missing) = self.cluster.ready(bound).await {
             return self.sim.fail(PROMISE, missing);
         }
@@ -313,6 +316,27 @@ impl Run {
         if let Err(missing) = self.cluster.ready(bound).await {
             self.sim.fail(PROMISE, missing);
         }
+    }
+
+    /// Operators make every node a voter again: those who were removed come back with the disk they
+    /// have. `false` if that is not done within twice the bound.
+    async fn reunites(&self, bound: Duration) -> bool {
+        let end = self.sim.elapsed() + bound * 2;
+        while self.sim.elapsed() < end {
+            let leader = self.cluster.nodes().into_iter().map(|node| (node.metrics(), node));
+            let leaders = leader.filter(|(metrics, _)| metrics.role == RoleKind::Leader);
+            if let Some((metrics, leader)) = leaders.max_by_key(|(metrics, _)| metrics.term) {
+                let members = metrics.membership.expect("a leader has a configuration");
+                let all = self.cluster.members();
+                let Some(out) = all.into_iter().find(|id| !members.voters().contains(id)) else {
+                    return true;
+                };
+                let place = format!("node-{out}");
+                leader.add_voter(out, place).timeout(bound / 2).await.ok();
+            }
+            self.sim.sleep(RETRY).await;
+        }
+        false
     }
 
     async fn writes(&self, id: NodeId) -> bool {

@@ -6,7 +6,7 @@ use quorate::StateMachine;
 use quorate_storage::wal::Crash;
 
 use crate::cluster::Cluster;
-use crate::fault::Fault;
+use crate::fault::{Change, Fault, Seen};
 
 /// How long a crash in the middle of a write waits for one.
 const FOR_A_WRITE: Duration = Duration::from_millis(300);
@@ -89,12 +89,51 @@ pub(crate) async fn inflict<S: StateMachine>(fault: Fault, cluster: &Cluster<S>)
         }
         Fault::ClockJump { node, by_ms } => cluster.jump_clock(node, Duration::from_millis(by_ms)),
         Fault::ClockRate { node, rate } => cluster.set_clock_rate(node, rate),
-        // Nodes have no way to be asked for these yet.
-        Fault::Change { .. }
-        | Fault::Transfer { .. }
-        | Fault::Campaign { .. }
-        | Fault::ForgetLeader { .. } => {}
+        Fault::Change { change, seen, .. } => change_membership(change, seen, cluster).await,
+        Fault::Transfer { to, ms } => {
+            let Some(node) = cluster.nodes().into_iter().next() else { return };
+            let to = cluster.ids().contains(&to).then_some(to);
+            node.transfer_leadership(to, Duration::from_millis(ms)).await.ok();
+        }
+        Fault::Campaign { node } => {
+            if let Some(node) = cluster.try_node(node) {
+                node.trigger().campaign();
+            }
+        }
+        Fault::ForgetLeader { node } => {
+            if let Some(node) = cluster.try_node(node) {
+                node.trigger().forget_leader();
+            }
+        }
     }
+}
+
+/// How long an operator waits for a change.
+const FOR_A_CHANGE: Duration = Duration::from_secs(3);
+
+/// An operator asks the first node that is up. What becomes of it is told nobody: that no promise is
+/// broken by it is what counts.
+async fn change_membership<S: StateMachine>(change: Change, seen: Seen, cluster: &Cluster<S>) {
+    let Some(node) = cluster.nodes().into_iter().next() else { return };
+    let place = |id| format!("node-{id}");
+    let metrics = node.metrics();
+    let asked = match change {
+        Change::Add(id) => node.add_learner(id, place(id)),
+        Change::Promote(id) => node.promote(id),
+        Change::Demote(id) => node.demote(id),
+        Change::Remove(id) => node.remove(id),
+        Change::Replace { out, into } => node.replace(out, into, place(into)),
+        Change::Set { mask } => {
+            let members = metrics.membership.iter().flat_map(|m| m.members().keys());
+            node.set_voters(members.copied().filter(|id| mask >> id & 1 == 1))
+        }
+    };
+    let asked = asked.timeout(FOR_A_CHANGE);
+    let asked = match seen {
+        Seen::Whatever => asked,
+        Seen::TheNewest | Seen::AnOlder => asked.expecting(metrics.configured_at),
+    };
+    asked.await.ok();
 }
 
 /// A disk under a log has no order among its unsynced sectors: it keeps none, any, or all of them.

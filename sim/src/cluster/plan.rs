@@ -6,7 +6,7 @@ use quorate::Config;
 
 use crate::cluster::ClusterOptions;
 use crate::engines::{Clock, Weather};
-use crate::fault::{Planned, Rates};
+use crate::fault::{Fault, Planned, Rates};
 use crate::reduction::{Outline, Reduction, Trouble};
 use crate::rng::Rng;
 
@@ -81,11 +81,17 @@ impl Plan {
         let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
         let election_ms = cluster.config.election_timeout_max.as_millis() as u64;
         let unit_ms = rng.pick(&[election_ms / 8, election_ms / 2, election_ms]);
-        let rates = Rates::draw(unit_ms, &mut rng);
+        // A stream of their own, too.
+        let mut operators = Rng::stream(seed, "operators");
+        let rates = Rates::draw(unit_ms, &mut rng).with_operators(election_ms, &mut operators);
         // Many clusters come to be in peace: what nobody ever led can't break.
         let quiet = rng.pick(&[0, 2]) * election_ms;
         let until = duration.as_millis() as u64;
-        let faults = rates.schedule(seed, nodes as usize, election_ms, quiet..until);
+        let mut faults = rates.schedule(seed, nodes as usize, election_ms, quiet..until);
+        if faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. })) {
+            // Which losses can be survived is known only where everybody votes.
+            faults.retain(|planned| !planned.fault.forgets());
+        }
         let clients = rng.pick(&[1, 3, 6]);
         let calls = CALLS / clients;
         // Slow enough to last until the faults end: a call takes no time itself at best.
