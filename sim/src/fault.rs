@@ -1,6 +1,5 @@
 //! Faults as data, for both levels: a schedule that the seed determines. What operators do is in it
-//! too: changes of membership, transfers, campaigns. They are drawn for worlds of engines only; worlds
-//! of real nodes ignore them.
+//! too: changes of membership, transfers, campaigns.
 //!
 //! Each kind of fault has a rate and a stream of random numbers of its own, and each entry carries
 //! all that it needs, its end included. So an entry can be taken out and the others stay what they

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use quorate::{ChangeError, ReadError, SnapshotError, TransferError};
 use serde::de::DeserializeOwned;
@@ -154,7 +154,11 @@ pub(crate) fn routes() -> Router<App> {
         .route("/admin/members", get(members).post(change))
         .route("/admin/transfer", post(transfer))
         .route("/admin/snapshot", post(snapshot))
+        .route("/admin/backup", get(backup))
 }
+
+/// Where the answer to `GET /admin/backup` says up to which entry the backup is.
+pub const BACKUP_INDEX: &str = "backup-index";
 
 impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
@@ -244,6 +248,22 @@ async fn snapshot(State(app): State<App>) -> Result<Response, ApiError> {
     let info = app.raft.trigger().snapshot().await?;
     let taken = SnapshotTaken { index: info.meta.last.index, bytes: info.bytes };
     Ok(json(StatusCode::OK, &taken))
+}
+
+/// A backup holds every write that was acknowledged before it was asked for.
+async fn backup(State(app): State<App>) -> Result<Response, ApiError> {
+    app.raft.ensure_linearizable().await?;
+    let backup = app.raft.backup().await?;
+    let headers = [
+        ("content-type", "application/octet-stream".to_owned()),
+        (BACKUP_INDEX, backup.info().meta.last.index.to_string()),
+    ];
+    // A piece that can't be read breaks the connection off: what came is then no whole answer.
+    let pieces = futures::stream::unfold(backup, async |mut backup| {
+        let piece = backup.next().await?;
+        Some((piece, backup))
+    });
+    Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
 /// The body as a `T`, and its `timeout_ms` if it has one.

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{Change, Members as Membership, SnapshotTaken, Transferred};
+use crate::admin::{BACKUP_INDEX, Change, Members as Membership, SnapshotTaken, Transferred};
 use crate::key;
 
 /// Longer than a node takes to answer, whatever happens to its leader.
@@ -362,6 +362,48 @@ impl Client {
     /// Any [`CallError`].
     pub async fn snapshot(&self, server: &Server) -> Result<SnapshotTaken, CallError> {
         parsed(&self.send(server, Method::POST, "/admin/snapshot", Bytes::new()).await?)
+    }
+
+    /// Takes a backup from this server, piece by piece; returns up to which entry it is. It is whole
+    /// when this returns. The time to wait is for each piece.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; what `take` says is [`CallError::Lost`].
+    pub async fn backup(
+        &self,
+        server: &Server,
+        mut take: impl FnMut(Bytes) -> std::io::Result<()>,
+    ) -> Result<u64, CallError> {
+        let lost = |cause: String| CallError::Lost(cause);
+        let late = |_| lost(format!("nothing came within {:?}", self.timeout));
+        let request = Request::get(format!("{}/admin/backup", server.0))
+            .body(Full::default())
+            .map_err(|error| CallError::Unreachable(error.to_string()))?;
+        let asked = tokio::time::timeout(self.timeout, self.http.request(request)).await;
+        let (head, mut body) = match asked.map_err(late)? {
+            Ok(response) => response.into_parts(),
+            Err(error) if error.is_connect() => {
+                return Err(CallError::Unreachable(causes(&error)));
+            }
+            Err(error) => return Err(lost(causes(&error))),
+        };
+        if head.status != StatusCode::OK {
+            let body = body.collect().await.map_err(|error| lost(causes(&error)))?.to_bytes();
+            let (status, content_type) = (head.status.as_u16(), String::new());
+            return Err(refusal(&Answer { status, content_type, body }));
+        }
+        while let Some(frame) =
+            tokio::time::timeout(self.timeout, body.frame()).await.map_err(late)?
+        {
+            let frame = frame.map_err(|error| lost(causes(&error)))?;
+            if let Ok(piece) = frame.into_data() {
+                take(piece).map_err(|error| lost(error.to_string()))?;
+            }
+        }
+        let index = head.headers.get(BACKUP_INDEX).and_then(|value| value.to_str().ok());
+        index.and_then(|index| index.parse().ok()).ok_or_else(|| {
+            lost("the answer does not say of which entry it is; is it another version?".into())
+        })
     }
 }
 

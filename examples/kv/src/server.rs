@@ -394,7 +394,7 @@ async fn no_such_route(uri: Uri) -> ApiError {
     }
     let message = format!(
         "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status, \
-         /health, /admin/members, /admin/transfer and /admin/snapshot"
+         /health, /admin/members, /admin/transfer, /admin/snapshot and /admin/backup"
     );
     ApiError::new(Word::NotFound, message)
 }

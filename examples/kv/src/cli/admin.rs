@@ -1,13 +1,16 @@
 //! `kv admin`: who is a member, who leads, snapshots. Each command is one call of [`kv::client`];
 //! those that wait for a node to catch up show how far it is.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use kv::admin::{Change, Members, check_address};
-use kv::client::{Client, PATIENCE, Server};
+use kv::admin::{Change, Members, SnapshotTaken, check_address};
+use kv::client::{CallError, Client, PATIENCE, Server};
 use kv::error::Exit;
 use serde::Serialize;
 
@@ -85,6 +88,15 @@ pub(crate) enum Admin {
         #[command(flatten)]
         target: Target,
     },
+    /// Take a backup of everything to a file, for kv serve --restore
+    ///
+    /// It takes its name when it is whole; a file of that name is replaced.
+    Backup {
+        #[command(flatten)]
+        target: Target,
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// What all changes of membership understand.
@@ -147,7 +159,46 @@ pub(crate) async fn run(command: Admin) -> Result<(), Exit> {
                 format!("a snapshot up to index {}, {} bytes\n", taken.index, taken.bytes)
             })
         }
+        Admin::Backup { target, file } => backup(&target, &file).await,
     }
+}
+
+async fn backup(target: &Target, file: &Path) -> Result<(), Exit> {
+    let unusable = |error: std::io::Error| {
+        Exit::unusable(format!("{}: {error}; name a file that can be written", file.display()))
+    };
+    let mut unfinished = file.as_os_str().to_owned();
+    unfinished.push(".tmp");
+    let unfinished = PathBuf::from(unfinished);
+    let bar = report::bytes_bar();
+    let patient = Client::new(MAX_PATIENCE);
+    let taken = call(target, true, async |_: Client, server: &Server| {
+        let mut out = File::create(&unfinished).map_err(|e| CallError::Lost(e.to_string()))?;
+        bar.set_position(0);
+        let index = patient
+            .backup(server, |piece| {
+                bar.inc(piece.len() as u64);
+                out.write_all(&piece)
+            })
+            .await?;
+        out.sync_all().map_err(|e| CallError::Lost(e.to_string()))?;
+        Ok(SnapshotTaken { index, bytes: bar.position() })
+    });
+    let taken = taken.await;
+    bar.finish_and_clear();
+    let taken = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            // Half a backup is none.
+            std::fs::remove_file(&unfinished).ok();
+            return Err(error);
+        }
+    };
+    std::fs::rename(&unfinished, file).map_err(unusable)?;
+    show(target, &taken, || {
+        let (file, index, bytes) = (file.display(), taken.index, taken.bytes);
+        format!("{file}: a backup up to index {index}, {bytes} bytes\n")
+    })
 }
 
 /// Makes a change; shows meanwhile how `joins`, if there is one, catches up.

@@ -2,6 +2,13 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// Bytes that come, of which nobody knows how many there are; on stderr, if that is a terminal.
+pub(crate) fn bytes_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {bytes} at {bytes_per_sec}")
+        .expect("the template is fixed");
+    ProgressBar::no_length().with_style(style)
+}
+
 /// A bar on stderr; hidden where that is no terminal.
 pub(crate) fn bar(what: impl Into<String>, count: usize) -> ProgressBar {
     let style = ProgressStyle::with_template(
