@@ -4,6 +4,7 @@
 //! Every cluster has its own directory and free ports; nothing sleeps for a fixed time, everything
 //! that has to come is awaited with a generous bound; what a test started is gone when it ends.
 
+mod backup;
 mod bad_input;
 mod cli;
 mod damage;
