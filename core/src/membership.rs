@@ -154,6 +154,10 @@ impl Orderer {
         deadline: Instant,
         mut told: impl FnMut(CatchUp),
     ) -> Result<OrderOutcome, ChangeError> {
+        let joins = matches!(
+            kind,
+            OrderKind::Promote { .. } | OrderKind::Swap { .. } | OrderKind::SetVoters { .. }
+        );
         let mut waited = false;
         let mut again = false;
         loop {
@@ -183,7 +187,7 @@ impl Orderer {
                 };
                 match outcome {
                     Some(OrderOutcome::Waiting { matched, last }) => {
-                        waited = true;
+                        waited = joins;
                         told(CatchUp { matched, last });
                     }
                     other => break other,

@@ -40,8 +40,8 @@ struct Pending {
 enum State {
     /// Not begun: a learner has to catch up, or the leader's term has yet to begin.
     Waiting,
-    /// Begun: over when a configuration like this one is committed.
-    Changing(Membership),
+    /// Begun: over when it has nothing more to change, and that is committed.
+    Changing,
     Transferring,
 }
 
@@ -158,7 +158,7 @@ impl Node {
         for mut pending in std::mem::take(&mut self.orders.pending) {
             let outcome = match &pending.state {
                 State::Waiting => self.begin_order(now, &mut pending),
-                State::Changing(to) => self.is_changed_to(to),
+                State::Changing => self.is_changed(&pending.order.kind),
                 State::Transferring => self.is_transferred(),
             };
             let outcome = outcome.or((now >= pending.deadline).then_some(OrderOutcome::TimedOut));
@@ -219,13 +219,13 @@ impl Node {
             Err(outcome) => return Some(outcome),
         };
         if to == *current {
-            pending.state = State::Changing(to);
-            return self.is_changed_to(current);
+            pending.state = State::Changing;
+            return self.is_changed(&order.kind);
         }
-        let change = Input::ChangeMembership { to: to.clone(), expected: order.expected };
+        let change = Input::ChangeMembership { to, expected: order.expected };
         match self.ask(now, change) {
             Ok(()) => {
-                pending.state = State::Changing(to);
+                pending.state = State::Changing;
                 None
             }
             Err(decline) => self.declined_order(decline),
@@ -247,12 +247,13 @@ impl Node {
         }
     }
 
-    /// Whether a configuration like `to` is in force and committed. Who does not lead any more can
-    /// tell as well, if it was committed before it went.
-    fn is_changed_to(&self, to: &Membership) -> Option<OrderOutcome> {
+    /// Whether the configuration in force is committed and has what was asked for; it may have more,
+    /// of another order. Who does not lead any more can tell as well, if it was committed before it
+    /// went.
+    fn is_changed(&self, kind: &OrderKind) -> Option<OrderOutcome> {
         let (at, now) = self.engine.configuration()?;
-        let same = now.voters() == to.voters() && now.learners() == to.learners();
-        if !now.is_joint() && same && at.index <= self.engine.log().committed() {
+        let done = target(now, kind, true).is_ok_and(|to| to == *now);
+        if !now.is_joint() && done && at.index <= self.engine.log().committed() {
             return Some(OrderOutcome::Done { membership: now.clone(), at });
         }
         let leads = self.engine.role() == RoleKind::Leader;

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use common::*;
@@ -182,6 +183,36 @@ async fn what_can_not_be_is_told() {
     assert!(matches!(stale, Err(ChangeError::Changed)), "{stale:?}");
     let at = cluster.nodes[&leader].metrics().configured_at;
     node.remove(4).expecting(at).await.unwrap();
+    cluster.shutdown().await;
+}
+
+/// Learners do not wait for each other: each order is done when its own node is one.
+#[tokio::test(start_paused = true)]
+async fn two_learners_are_added_at_once() {
+    let mut cluster = Cluster::new(3, config(|_| {})).await;
+    let leader = cluster.settle().await;
+    let (four, five) = (start_blank(&mut cluster, 4).await, start_blank(&mut cluster, 5).await);
+    let node = &cluster.nodes[&leader];
+    let began = tokio::time::Instant::now();
+    let (first, second) = tokio::join!(
+        node.add_learner(4, four).into_future(),
+        node.add_learner(5, five).into_future()
+    );
+    assert!(first.unwrap().learners().contains(&4) && second.unwrap().learners().contains(&5));
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    cluster.shutdown().await;
+}
+
+/// Who is lost is not taken for one that is behind.
+#[tokio::test(start_paused = true)]
+async fn without_a_quorum_no_change_is_confirmed() {
+    let mut cluster = Cluster::new(3, config(|_| {})).await;
+    let leader = cluster.settle().await;
+    for id in cluster.others(leader) {
+        cluster.stop(id).await;
+    }
+    let demoted = cluster.nodes[&leader].demote(leader).timeout(2 * SECOND).await;
+    assert!(matches!(demoted, Err(ChangeError::NoLeader)), "{demoted:?}");
     cluster.shutdown().await;
 }
 

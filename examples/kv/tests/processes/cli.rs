@@ -128,6 +128,43 @@ async fn a_file_is_loaded_and_the_next_server_asked() {
 }
 
 #[tokio::test]
+async fn members_are_shown_and_changed() {
+    let cluster = Cluster::start(3).await;
+    let kv = Shell::of(&cluster);
+    let shown = kv.run(&["admin", "members"]).await;
+    assert_eq!((shown.code, shown.err.as_str()), (0, ""));
+    let table = String::from_utf8(shown.out).unwrap();
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(table.lines().nth(1).unwrap().ends_with(&cluster.commands[&1].raft), "{table}");
+
+    let (code, members) = kv.json(&["admin", "members"]).await;
+    assert_eq!((code, &members["voters"]), (0, &json!([1, 2, 3])));
+    let leader = cluster.leader().await;
+    let follower = cluster.others(leader)[0].to_string();
+    let (code, members) = kv.json(&["admin", "demote", &follower]).await;
+    assert_eq!((code, &members["learners"]), (0, &json!([cluster.others(leader)[0]])));
+    let promoted = kv.run(&["admin", "promote", &follower]).await;
+    assert_eq!((promoted.code, promoted.err.as_str()), (0, ""), "no bar where no terminal is");
+    assert_eq!(String::from_utf8(promoted.out).unwrap(), table);
+
+    let (code, led) = kv.json(&["admin", "transfer", &follower]).await;
+    assert_eq!((code, led), (0, json!({ "leader": cluster.others(leader)[0] })));
+    let (code, snapshot) = kv.json(&["admin", "snapshot"]).await;
+    assert!(code == 0 && snapshot["index"].is_u64() && snapshot["bytes"].is_u64(), "{snapshot}");
+
+    let stranger = kv.run(&["admin", "remove", "9"]).await;
+    assert_eq!((stranger.code, &stranger.out[..]), (1, &b""[..]));
+    assert!(stranger.err.contains("unknown_member"), "{}", stranger.err);
+    let absent = format!("127.0.0.1:{}", kv::process::free_port().unwrap());
+    let late = kv.run(&["admin", "add", "9", &absent, "--timeout", "1"]).await;
+    assert_eq!(late.code, 1);
+    assert!(late.err.contains("not_caught_up"), "{}", late.err);
+    let members = kv.run(&["admin", "remove", "9"]).await;
+    assert_eq!(String::from_utf8(members.out).unwrap(), table);
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn what_fails_is_1_and_what_makes_no_sense_is_2() {
     let port = kv::process::free_port().unwrap();
     let nobody = format!("http://127.0.0.1:{port}");

@@ -11,5 +11,6 @@ mod damage;
 mod demo;
 mod faults;
 mod http;
+mod members;
 mod partitions;
 mod support;

@@ -75,6 +75,24 @@ impl Cluster {
         }
     }
 
+    /// Prepares one more node, which joins at node `at` when it is started.
+    pub(crate) fn newcomer(&mut self, id: u64, at: u64, more: &[&str]) {
+        let address = || format!("127.0.0.1:{}", process::free_port().unwrap());
+        let join = ["--join".to_owned(), self.server(at).to_string()];
+        let command = NodeCommand {
+            id,
+            data: self.directory.path().join(format!("node-{id}")),
+            raft: address(),
+            http: address(),
+            peers: BTreeMap::new(),
+            bootstrap: false,
+            more: join.into_iter().chain(more.iter().copied().map(str::to_owned)).collect(),
+            log: self.directory.path().join(format!("node-{id}.log")),
+            ..self.commands[&at].clone()
+        };
+        self.commands.insert(id, command);
+    }
+
     pub(crate) fn up(&mut self, id: u64) {
         self.nodes.insert(id, self.commands[&id].start().unwrap());
     }
