@@ -81,8 +81,9 @@ impl<'a> MembershipChange<'a> {
         Self { orderer, steps, expected: None, timeout: CHANGE_TIMEOUT, progress: None }
     }
 
-    /// Only if the configuration in force stands at this entry, as [`Metrics::configured_at`]
-    /// (crate::Metrics) gave it; otherwise [`ChangeError::Changed`].
+    /// Only if the configuration in force stands at this entry, which
+    /// [`Metrics::configured_at`](crate::Metrics::configured_at) tells; otherwise
+    /// [`ChangeError::Changed`].
     pub fn expecting(mut self, at: LogId) -> Self {
         self.expected = Some(at);
         self
