@@ -69,7 +69,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N,..", value_parser = entries, conflicts_with_all = ["seeds", "random", "bench"])]
     pub(crate) faults: Option<Entries>,
     /// Leave out what goes wrong all the time: drop, duplicate, delay, straggle, reorder, damage,
-    /// skew, sync, window, beginnings
+    /// skew, sync, window, beginnings, snapshots
     #[arg(long, value_name = "WHAT,..", value_delimiter = ',', conflicts_with_all = ["seeds", "random", "bench"])]
     pub(crate) calm: Vec<Trouble>,
     /// Only the first so many nodes

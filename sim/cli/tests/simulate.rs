@@ -22,8 +22,9 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-const COUNTS: [&str; 11] = [
+const COUNTS: [&str; 17] = [
     "acknowledged",
+    "changes",
     "crashes",
     "elections",
     "excused",
@@ -33,7 +34,12 @@ const COUNTS: [&str; 11] = [
     "overwritten",
     "reads",
     "refused",
+    "removed",
+    "snapshots_built",
+    "snapshots_installed",
+    "snapshots_sent",
     "steps",
+    "transfers_ended",
 ];
 
 const FAILURE: [&str; 7] =
@@ -101,6 +107,7 @@ fn nodes_are_simulated_as_well() {
             "forgetful",
             "reads",
             "refused",
+            "restored",
             "simulated_ms",
             "unknown"
         ]
