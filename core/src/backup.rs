@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyerror::AnyError;
 use bytes::Bytes;
-use quorate_engine::Membership;
+use quorate_engine::{Membership, NodeId};
 use quorate_storage::snapshot::file::{CHUNK_BYTES, Encoder, open_file};
 use quorate_storage::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, StorageError};
 
@@ -73,14 +73,29 @@ fn failed(error: &StorageError) -> SnapshotError {
 /// What a new cluster begins with.
 #[derive(Clone, Debug)]
 pub(crate) struct Restore {
-    pub(crate) file: PathBuf,
-    pub(crate) members: Membership,
+    file: PathBuf,
+    members: Vec<(NodeId, String)>,
 }
 
 impl Restore {
+    pub(crate) fn of<A: Into<String>>(
+        file: impl Into<PathBuf>,
+        members: impl IntoIterator<Item = (NodeId, A)>,
+    ) -> Self {
+        let members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
+        Self { file: file.into(), members }
+    }
+
+    /// The members, if they make a membership.
+    pub(crate) fn membership(&self) -> Result<Membership, StartError> {
+        Membership::of_voters(self.members.clone())
+            .map_err(|error| StartError::Config(format!("the members to restore: {error}")))
+    }
+
     /// Puts the snapshot of the backup into an empty store, as that of the new cluster.
     pub(crate) async fn import(
         self,
+        members: Membership,
         env: &dyn Env,
         store: Arc<dyn SnapshotStore>,
     ) -> Result<SnapshotInfo, StartError> {
@@ -88,7 +103,7 @@ impl Restore {
             let backup = open_file(&self.file)?;
             let SnapshotInfo { meta, bytes } = backup.info().clone();
             // The new members are in force where the state ends: the same on each of them.
-            let configuration = (meta.last, self.members);
+            let configuration = (meta.last, members);
             let mut writer = store.create(SnapshotMeta { configuration, ..meta })?;
             while writer.written() < bytes {
                 let piece = backup.read_at(writer.written(), CHUNK_BYTES)?;

@@ -15,6 +15,7 @@ use quorate_network::{
 };
 use quorate_storage::{MemoryStorage, RaftStorage, StateMachine};
 
+use crate::backup::Restore;
 use crate::config::Config;
 use crate::control::ControlSender;
 use crate::env::{Env, TokioEnv, blocking};
@@ -306,7 +307,7 @@ pub struct GroupBuilder<S: StateMachine> {
     pub(crate) group: GroupId,
     pub(crate) machine: S,
     pub(crate) storage: Option<Box<dyn RaftStorage>>,
-    pub(crate) restore: Option<(PathBuf, Vec<(NodeId, String)>)>,
+    pub(crate) restore: Option<Restore>,
 }
 
 impl<S: StateMachine> GroupBuilder<S> {
@@ -324,8 +325,7 @@ impl<S: StateMachine> GroupBuilder<S> {
         file: impl Into<PathBuf>,
         members: impl IntoIterator<Item = (NodeId, A)>,
     ) -> Self {
-        let members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
-        self.restore = Some((file.into(), members));
+        self.restore = Some(Restore::of(file, members));
         self
     }
 

@@ -92,6 +92,8 @@ impl Node {
         let sent = leader.is_some_and(|leader| {
             self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message))
         });
+        // Whoever heard nothing has given its order again by now.
+        self.orders.out.retain(|_, (_, reply)| !reply.is_closed());
         match leader.filter(|_| sent) {
             Some(leader) => drop(self.orders.out.insert(token, (leader, reply))),
             None => drop(reply.send(OrderOutcome::NotLeader(None))),
@@ -106,7 +108,7 @@ impl Node {
             self.take_order(now, asker, order);
         } else {
             let leader = self.engine.leader();
-            self.answer(asker, OrderOutcome::NotLeader(leader));
+            self.answer(&asker, OrderOutcome::NotLeader(leader));
         }
     }
 
@@ -126,7 +128,7 @@ impl Node {
 
     fn take_order(&mut self, now: Instant, asker: Asker, order: Order) {
         if self.orders.pending.len() >= MAX_ORDERS {
-            self.answer(asker, OrderOutcome::InProgress);
+            self.answer(&asker, OrderOutcome::InProgress);
             return;
         }
         // The same order once more takes the place of the first.
@@ -141,12 +143,13 @@ impl Node {
         self.orders.pending.push(Pending { asker, order, deadline, state, told_at: now });
     }
 
-    fn answer(&mut self, asker: Asker, outcome: OrderOutcome) {
+    fn answer(&mut self, asker: &Asker, outcome: OrderOutcome) {
         match asker {
             // Who is gone does not want to know.
             Asker::Local(reply) => drop(reply.send(outcome)),
             Asker::Remote { node, boot, token } => {
-                if let Some(lanes) = self.lanes(node) {
+                let (boot, token) = (*boot, *token);
+                if let Some(lanes) = self.lanes(*node) {
                     lanes.send_clients(Message::Ordered(Ordered { boot, token, outcome }));
                 }
             }
@@ -163,7 +166,7 @@ impl Node {
             };
             let outcome = outcome.or((now >= pending.deadline).then_some(OrderOutcome::TimedOut));
             if let Some(outcome) = outcome {
-                self.answer(pending.asker, outcome);
+                self.answer(&pending.asker, outcome);
                 continue;
             }
             if now.since(pending.told_at) >= TELL {
@@ -182,13 +185,7 @@ impl Node {
         };
         let matched = self.engine.matched().find(|(id, _)| *id == learner).map_or(0, |(_, m)| m);
         let outcome = OrderOutcome::Waiting { matched, last: self.engine.log().last().index };
-        match &pending.asker {
-            Asker::Local(reply) => drop(reply.send(outcome)),
-            Asker::Remote { node, boot, token } => {
-                let (node, boot, token) = (*node, *boot, *token);
-                self.answer(Asker::Remote { node, boot, token }, outcome);
-            }
-        }
+        self.answer(&pending.asker, outcome);
     }
 
     /// Begins an order, if it can begin. Returns what became of it if it is over.

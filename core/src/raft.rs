@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
-use crate::backup::Backup;
+use crate::backup::{Backup, Restore};
 use crate::callers::{Caller, Callers, ReadFn};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
@@ -433,7 +433,7 @@ pub struct Builder<S: StateMachine> {
     host: HostBuilder,
     machine: S,
     storage: Option<Box<dyn RaftStorage>>,
-    restore: Option<(PathBuf, Vec<(NodeId, String)>)>,
+    restore: Option<Restore>,
 }
 
 impl<S: StateMachine> Builder<S> {
@@ -464,8 +464,7 @@ impl<S: StateMachine> Builder<S> {
         file: impl Into<PathBuf>,
         members: impl IntoIterator<Item = (NodeId, A)>,
     ) -> Self {
-        let members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
-        self.restore = Some((file.into(), members));
+        self.restore = Some(Restore::of(file, members));
         self
     }
 

@@ -1,11 +1,10 @@
 //! The start of a group: what its store recovered, its snapshots and its state machine have to fit
 //! together, and then its tasks run.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use quorate_engine::{Engine, Index, Log, LogId, Membership, NodeId};
+use quorate_engine::{Engine, Log, LogId, Membership};
 use quorate_storage::{
     ApplyMark, Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, SnapshotStore, StateMachine,
     StorageError, WriteBatch, WriteDone,
@@ -13,7 +12,6 @@ use quorate_storage::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::{ApplyInbox, ApplyWorker};
-use crate::backup::Restore;
 use crate::callers::{Application, Callers};
 use crate::control::ControlSender;
 use crate::env::{Env, blocking};
@@ -63,8 +61,11 @@ pub(crate) async fn start_group<S: StateMachine>(
     let (mut storage, recovered) = blocking(&*env, recovery)
         .await
         .ok_or_else(|| StartError::Config("the recovery of the storage panicked".into()))?;
-    let (mut recovered, store, mut newest) = recovered?;
-    let backup = backup.map(|(file, members)| restore_of(file, members)).transpose()?;
+    let (recovered, store, mut newest) = recovered?;
+    let backup = match backup {
+        Some(backup) => Some((backup.membership()?, backup)),
+        None => None,
+    };
     let mut identity = match recovered.identity {
         Some(identity) if identity.node != id => {
             return Err(StartError::OtherNode { found: identity.node, wanted: id });
@@ -76,25 +77,39 @@ pub(crate) async fn start_group<S: StateMachine>(
             identity
         }
     };
+    let Recovered { mut hard_state, compacted, last, runs, configurations, .. } = recovered;
+    let mut log = Log::recovered(compacted, last, runs, configurations)
+        .map_err(|error| StartError::Config(error.to_string()))?;
+    let mut ops = Vec::new();
     if identity.cluster == 0 {
         // What a node of no cluster has received it can't place: it is received again.
         newest = None;
-        if let Some(backup) = backup {
-            let members = backup.members.clone();
-            let imported = backup.import(&*env, store.clone()).await?;
-            let seed = imported.meta.nonce;
-            identity.cluster = cluster_id(&inner.cluster_name, &members, seed);
-            begin_restored(&mut storage, &mut recovered, &imported, identity).await?;
+        if let Some((members, backup)) = backup {
+            if members.member(id).is_none() {
+                let text = format!("node {id} itself is not among the members to restore");
+                return Err(StartError::Config(text));
+            }
+            let imported = backup.import(members.clone(), &*env, store.clone()).await?;
+            identity.cluster = cluster_id(&inner.cluster_name, &members, imported.meta.nonce);
+            ops.push(LogOp::Identity(identity));
             newest = Some(imported);
         }
     }
-    if let Some(newest) = &newest {
-        complete_reset(&mut storage, &mut recovered, newest).await?;
+    if let Some(SnapshotInfo { meta, .. }) = &newest {
+        let to = meta.last;
+        if to.index > log.compacted().index && !log.contains(to) {
+            // A snapshot, of the leader or of a backup, is durable before the log is reset to begin
+            // behind it: that is done now.
+            let configuration = meta.configuration.clone();
+            hard_state = hard_state.at_least(to.term);
+            ops.push(LogOp::HardState(hard_state));
+            ops.push(LogOp::Reset { to, configuration: configuration.clone() });
+            write(&mut storage, ops).await?;
+            log.reset(to, configuration);
+        }
     }
-    let base = restore(&mut machine, &*env, &store, newest.as_ref(), recovered.compacted).await?;
-    let Recovered { hard_state, compacted, last, runs, configurations, .. } = recovered;
-    let mut log = Log::recovered(compacted, last, runs, configurations)
-        .map_err(|error| StartError::Config(error.to_string()))?;
+    let base = restore(&mut machine, &*env, &store, newest.as_ref(), log.compacted()).await?;
+    let last = log.last();
     if base.last != LogId::ZERO {
         log = log.restored(base.last).map_err(|_| {
             StartError::StateMissing(format!(
@@ -204,70 +219,6 @@ pub(crate) async fn start_group<S: StateMachine>(
         task,
     };
     Ok(Raft::of(shared))
-}
-
-/// A snapshot of the leader is durable before the log is reset to begin behind it: a crash in
-/// between is made good here.
-async fn complete_reset(
-    storage: &mut Box<dyn RaftStorage>,
-    recovered: &mut Recovered,
-    newest: &SnapshotInfo,
-) -> Result<(), StartError> {
-    let to = newest.meta.last;
-    if to.index <= recovered.compacted.index || term_at(recovered, to.index) == Some(to.term) {
-        return Ok(());
-    }
-    reset(storage, recovered, newest, Vec::new()).await
-}
-
-/// A new cluster begins behind the state of a backup. The snapshot is durable already; its log and
-/// its identity become so together.
-async fn begin_restored(
-    storage: &mut Box<dyn RaftStorage>,
-    recovered: &mut Recovered,
-    imported: &SnapshotInfo,
-    identity: Identity,
-) -> Result<(), StartError> {
-    if imported.meta.configuration.1.member(identity.node).is_none() {
-        let text = format!("node {} itself is not among the members to restore", identity.node);
-        return Err(StartError::Config(text));
-    }
-    reset(storage, recovered, imported, vec![LogOp::Identity(identity)]).await
-}
-
-async fn reset(
-    storage: &mut Box<dyn RaftStorage>,
-    recovered: &mut Recovered,
-    newest: &SnapshotInfo,
-    mut ops: Vec<LogOp>,
-) -> Result<(), StartError> {
-    let to = newest.meta.last;
-    let configuration = newest.meta.configuration.clone();
-    let hard_state = recovered.hard_state.at_least(to.term);
-    if hard_state != recovered.hard_state {
-        recovered.hard_state = hard_state;
-        ops.push(LogOp::HardState(hard_state));
-    }
-    ops.push(LogOp::Reset { to, configuration: configuration.clone() });
-    write(storage, ops).await?;
-    recovered.compacted = to;
-    recovered.last = to;
-    recovered.runs.clear();
-    recovered.configurations = vec![configuration];
-    Ok(())
-}
-
-fn restore_of(file: PathBuf, members: Vec<(NodeId, String)>) -> Result<Restore, StartError> {
-    let members = Membership::of_voters(members)
-        .map_err(|error| StartError::Config(format!("the members to restore: {error}")))?;
-    Ok(Restore { file, members })
-}
-
-fn term_at(recovered: &Recovered, index: Index) -> Option<u64> {
-    if index > recovered.last.index {
-        return None;
-    }
-    recovered.runs.iter().rev().find(|run| run.first <= index).map(|run| run.term)
 }
 
 /// Gives the state machine the newest state there is: its own, or the newest snapshot.

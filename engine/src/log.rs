@@ -124,6 +124,7 @@ impl Log {
         self.committed = last.index;
         self.applied = last.index;
         self.snapshot = last;
+        self.restoring = false;
         self.assert_order();
         Ok(self)
     }
