@@ -15,14 +15,15 @@ use futures::FutureExt;
 use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
 use quorate_storage::{
-    ApplyMark, Codec, Committed, LogReadError, LogReader, SnapshotStore, StateMachine,
+    ApplyMark, Codec, Committed, LogReadError, LogReader, Snapshot, SnapshotReader, SnapshotStore,
+    StateMachine,
 };
 use tokio::sync::Notify;
 
 use crate::callers::{Caller, Callers, Token};
 use crate::control::{Control, ControlSender};
 use crate::env::{Env, blocking};
-use crate::error::WriteError;
+use crate::error::{ReadError, WriteError};
 use crate::metrics::Board;
 use crate::pending::{Pending, Who};
 use crate::snapshots::View;
@@ -45,6 +46,8 @@ struct Orders {
     view: bool,
     /// What the state machine has on its own disk is wanted.
     mark: bool,
+    /// This node is a witness: its state machine gets nothing any more, and nobody sees it.
+    witness: bool,
     reads: Vec<Reader>,
     closed: bool,
 }
@@ -77,6 +80,11 @@ impl ApplyInbox {
     pub(crate) fn restore(&self, last: LogId) {
         self.lock().restore = Some(last);
         self.bell.notify_one();
+    }
+
+    /// This node keeps no commands from now on, so what its state machine has is of no use.
+    pub(crate) fn become_witness(&self) {
+        self.lock().witness = true;
     }
 
     /// Give the node a view of the state.
@@ -142,6 +150,8 @@ pub(crate) struct ApplyWorker<S: StateMachine> {
     pub(crate) configuration: Option<(LogId, Membership)>,
     /// Whether the machine keeps its state, and our mark, on a disk of its own.
     pub(crate) durable_machine: bool,
+    /// Whether this node is a witness.
+    pub(crate) witness: bool,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) batch_bytes: usize,
@@ -171,6 +181,7 @@ impl<S: StateMachine> ApplyWorker<S> {
                 if orders.closed {
                     return Ok(());
                 }
+                self.witness |= orders.witness;
                 let restore = orders.restore.take_if(|last| last.index > self.applied.index);
                 let view = std::mem::take(&mut orders.view);
                 let mark = std::mem::take(&mut orders.mark);
@@ -217,18 +228,21 @@ impl<S: StateMachine> ApplyWorker<S> {
         self.callers.take_all(due, &mut readers);
         for reader in readers.into_iter().flatten() {
             if let Caller::Read(f) = reader {
-                f(Ok(&self.machine));
+                f(if self.witness { Err(ReadError::Witness) } else { Ok(&self.machine) });
             }
         }
     }
 
-    /// A view of the state as it is, for a snapshot.
+    /// A view of the state as it is, for a snapshot; of a witness, one without data.
     async fn view(&mut self) -> Result<View, String> {
         let last = self.applied;
         let configuration = self
             .configuration
             .clone()
             .ok_or("nothing was applied yet, not even a configuration")?;
+        if self.witness {
+            return Ok(View { last, configuration, snapshot: Snapshot::from_bytes(Bytes::new()) });
+        }
         let snapshot = AssertUnwindSafe(self.machine.snapshot())
             .catch_unwind()
             .await
@@ -266,17 +280,9 @@ impl<S: StateMachine> ApplyWorker<S> {
             None => return Err(format!("snapshot {last} can't be opened")),
         };
         let configuration = reader.info().meta.configuration.clone();
-        if self.durable_machine {
-            self.machine.keep(ApplyMark::new(last, configuration.clone()));
+        if !self.witness {
+            self.restore_machine(last, configuration.clone(), reader).await?;
         }
-        AssertUnwindSafe(self.machine.restore(reader.into()))
-            .catch_unwind()
-            .await
-            .map_err(|panic| {
-                let text = panic_text(panic.as_ref());
-                format!("the state machine panicked while it restored {last}: {text}")
-            })?
-            .map_err(|failure| format!("the state machine failed to restore {last}: {failure}"))?;
         self.applied = last;
         self.configuration = Some(configuration);
         self.open = None;
@@ -288,6 +294,25 @@ impl<S: StateMachine> ApplyWorker<S> {
         self.send(unknown);
         self.board.set_applied(last.index);
         Ok(())
+    }
+
+    async fn restore_machine(
+        &mut self,
+        last: LogId,
+        configuration: (LogId, Membership),
+        reader: Arc<dyn SnapshotReader>,
+    ) -> Result<(), Cause> {
+        if self.durable_machine {
+            self.machine.keep(ApplyMark::new(last, configuration));
+        }
+        AssertUnwindSafe(self.machine.restore(reader.into()))
+            .catch_unwind()
+            .await
+            .map_err(|panic| {
+                let text = panic_text(panic.as_ref());
+                format!("the state machine panicked while it restored {last}: {text}")
+            })?
+            .map_err(|failure| format!("the state machine failed to restore {last}: {failure}"))
     }
 
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
@@ -303,8 +328,11 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 
     async fn apply(&mut self, blocks: Vec<EntryBlock>) -> Result<(), Cause> {
-        let mut entries = Vec::with_capacity(blocks.iter().map(|b| b.count() as usize).sum());
-        for block in blocks.iter().filter(|block| block.kind() == EntryKind::Command) {
+        let given = |block: &&EntryBlock| block.kind() == EntryKind::Command && !self.witness;
+        let count = blocks.iter().filter(given).map(|block| block.count() as usize).sum();
+        let mut entries = Vec::with_capacity(count);
+        for block in blocks.iter().filter(given) {
+            assert!(!block.is_withheld(), "commands were withheld from a full replica");
             for (index, bytes) in (block.first()..).zip(block.entries()) {
                 let id = LogId::new(block.term(), index);
                 let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), &bytes)
@@ -325,7 +353,8 @@ impl<S: StateMachine> ApplyWorker<S> {
                 block.membership().expect("a configuration block is checked when read");
             self.configuration = Some((block.last(), membership));
         }
-        if let Some(configuration) = self.configuration.as_ref().filter(|_| self.durable_machine) {
+        let keeps = self.durable_machine && !self.witness;
+        if let Some(configuration) = self.configuration.as_ref().filter(|_| keeps) {
             self.machine.keep(ApplyMark::new(through, configuration.clone()));
         }
         let responses = if entries.is_empty() {

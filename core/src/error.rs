@@ -68,6 +68,9 @@ pub enum ReadError {
     /// No room in a queue.
     #[error("too many requests are waiting; retry after a pause")]
     Overloaded,
+    /// This node is a witness.
+    #[error("this node is a witness, which keeps no state to read; ask another")]
+    Witness,
     /// This node has stopped.
     #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
     Stopped,
@@ -155,6 +158,9 @@ pub enum SnapshotError {
     /// The state machine or the store failed.
     #[error("the snapshot failed: {0}; nothing was compacted, it may be tried again")]
     Failed(AnyError),
+    /// A witness has nothing to back up.
+    #[error("this node is a witness, which keeps no state to back up; ask another")]
+    Witness,
     /// The node has stopped.
     #[error("this node has stopped; its metrics tell the cause")]
     Stopped,

@@ -49,6 +49,8 @@ pub struct Metrics {
     /// The committed configuration that does not name this node, if it was told that it is no member
     /// any more and no leader has spoken to it since.
     pub removed: Option<LogId>,
+    /// Whether this node is a witness: it votes, and has no state that could be read.
+    pub witness: bool,
     /// The configuration in force, `None` before there is one.
     pub membership: Option<Arc<Membership>>,
     /// What each follower has durably; empty off the leader.
@@ -164,6 +166,7 @@ impl Board {
             configured_at: LogId::ZERO,
             changing: false,
             removed: None,
+            witness: false,
             membership: None,
             matched: BTreeMap::new(),
             tail_bytes: 0,

@@ -416,6 +416,9 @@ impl Node {
                 }
                 let ops = &mut self.books.batch.ops;
                 ops.extend(persist.hard_state.map(LogOp::HardState));
+                if persist.hard_state.is_some_and(|hard| hard.witness) {
+                    self.apply.become_witness();
+                }
                 if persist.reset.is_some() || persist.compact.is_some() {
                     self.snapshots.on_compacting(persist.seq);
                 }
@@ -440,7 +443,9 @@ impl Node {
                     lanes.aim(target);
                 }
             }
-            Output::SendSnapshot { to, term, session } => self.on_send_snapshot(to, term, session),
+            Output::SendSnapshot { to, term, session, witness } => {
+                self.on_send_snapshot(to, (term, session), witness);
+            }
             Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(from, have),
             Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, chunk),
             Output::Restore { last } => self.apply.restore(last),
@@ -596,6 +601,7 @@ impl Node {
             m.configured_at = engine.configuration().map_or(LogId::ZERO, |(at, _)| at);
             m.changing = engine.is_changing();
             m.removed = engine.removed();
+            m.witness = engine.hard_state().witness;
             m.tail_bytes = tail_bytes;
             if m.role == RoleKind::Leader {
                 for (id, matched) in engine.matched() {

@@ -183,6 +183,15 @@ impl<S: StateMachine> Raft<S> {
         self.change([learner(id, address, false), OrderKind::Promote { id }])
     }
 
+    /// Adds a witness: a voter that is given no commands, so it costs little disk and no work, and can
+    /// neither lead nor serve reads. As a learner first, like any voter. It is started like any node, and
+    /// stays a witness: to make a full replica of it, remove it, empty its directory and add it anew.
+    ///
+    /// What a witness is worth, and what it can't do, is in `docs/membership.md`.
+    pub fn add_witness(&self, id: NodeId, address: impl Into<String>) -> MembershipChange<'_> {
+        self.change([learner(id, address, true), OrderKind::Promote { id }])
+    }
+
     /// Makes a learner a voter, when it has caught up.
     pub fn promote(&self, id: NodeId) -> MembershipChange<'_> {
         self.change([OrderKind::Promote { id }])
@@ -256,7 +265,8 @@ impl<S: StateMachine> Raft<S> {
     /// [`Raft::ensure_linearizable`].
     ///
     /// # Errors
-    /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`].
+    /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`];
+    /// [`ReadError::Witness`] if there is no state here.
     ///
     /// # Panics
     /// If `f` does: here, in the caller. The node goes on.
@@ -277,7 +287,7 @@ impl<S: StateMachine> Raft<S> {
     /// by any amount if the node is cut off.
     ///
     /// # Errors
-    /// [`ReadError::Stopped`]; [`ReadError::Timeout`] if the state machine is busy for longer than
+    /// [`ReadError::Stopped`]; [`ReadError::Witness`]; [`ReadError::Timeout`] if the state machine is busy for longer than
     /// [`Config::read_timeout`].
     ///
     /// # Panics
@@ -326,7 +336,7 @@ impl<S: StateMachine> Raft<S> {
     /// write acknowledged before that.
     ///
     /// # Errors
-    /// As [`Trigger::snapshot`].
+    /// As [`Trigger::snapshot`]; [`SnapshotError::Witness`].
     pub async fn backup(&self) -> Result<Backup, SnapshotError> {
         let env = &self.shared.host.inner.env;
         loop {
@@ -334,6 +344,7 @@ impl<S: StateMachine> Raft<S> {
             let store = self.shared.snapshots.clone();
             let opened = blocking(&**env, move || store.open(last)).await;
             match opened.ok_or(SnapshotError::Stopped)? {
+                Ok(Some(_)) if self.metrics().witness => return Err(SnapshotError::Witness),
                 Ok(Some(reader)) => return Ok(Backup::new(env.clone(), reader)),
                 // A newer one has taken its place meanwhile.
                 Ok(None) => {}

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_engine::message::{InstallSnapshot, SnapshotProgress};
 use quorate_engine::{Index, Input, Instant, LogId, Membership, NodeId, Term};
 use quorate_network::Peer;
-use quorate_storage::{Snapshot, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore};
+use quorate_storage::{
+    Snapshot, SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore, StorageError,
+};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -160,7 +163,7 @@ impl Node {
         if !due {
             return;
         }
-        if snapshots.durable_machine {
+        if snapshots.durable_machine && !self.engine.hard_state().witness {
             snapshots.marking = true;
             snapshots.covered_bytes = snapshots.log_bytes;
             self.apply.mark();
@@ -245,7 +248,7 @@ impl Node {
         }
         self.on_covered(now, last);
         for (to, (term, session)) in std::mem::take(&mut self.snapshots.wanted) {
-            self.on_send_snapshot(to, term, session);
+            self.on_send_snapshot(to, (term, session), false);
         }
         if !self.snapshots.callers.is_empty() {
             self.build_snapshot();
@@ -285,13 +288,26 @@ impl Node {
                         store.delete(info.meta.last)?;
                     }
                 }
-                Ok::<(), quorate_storage::StorageError>(())
+                Ok::<(), StorageError>(())
             };
             if let Some(Err(error)) = blocking(&*wires.env, delete).await {
                 let (node, group) = (wires.id, wires.group);
                 tracing::warn!(node, group, %error, "an old snapshot was not deleted");
             }
         })));
+    }
+}
+
+/// What a witness gets for a snapshot.
+struct WithoutData(SnapshotInfo);
+
+impl SnapshotReader for WithoutData {
+    fn info(&self) -> &SnapshotInfo {
+        &self.0
+    }
+
+    fn read_at(&self, _: u64, _: usize) -> Result<Bytes, StorageError> {
+        Ok(Bytes::new())
     }
 }
 
@@ -316,11 +332,26 @@ fn write_out(
 
 impl Node {
     /// A follower needs a snapshot that ends where the log begins, or behind. Session 0: no more.
-    pub(crate) fn on_send_snapshot(&mut self, to: NodeId, term: Term, session: u64) {
+    /// A witness gets one without data, of what is applied now, which nobody has to build.
+    pub(crate) fn on_send_snapshot(
+        &mut self,
+        to: NodeId,
+        (term, session): (Term, u64),
+        witness: bool,
+    ) {
         self.snapshots.sending.remove(&to);
         self.snapshots.wanted.remove(&to);
         self.snapshots.opening.remove(&to);
         if session == 0 {
+            return;
+        }
+        if witness {
+            self.snapshots.opening.insert(to, session);
+            let snapshot = Arc::new(self.without_data());
+            let last = snapshot.info().meta.last;
+            let opened =
+                Control::SnapshotOpened { to, term, session, last, snapshot: Ok(snapshot) };
+            self.wires.control.send(opened);
             return;
         }
         let beginning = self.engine.log().compacted().index;
@@ -334,6 +365,15 @@ impl Node {
                 }
             }
         }
+    }
+
+    fn without_data(&self) -> WithoutData {
+        let log = self.engine.log();
+        let applied = log.applied();
+        let last = LogId::new(log.term_at(applied).expect("it is in the log"), applied);
+        let configuration = log.configuration_at(last.index).expect("one is in force").clone();
+        let meta = SnapshotMeta { last, configuration, nonce: self.wires.env.random() };
+        WithoutData(SnapshotInfo { meta, bytes: 0 })
     }
 
     fn open_snapshot(&mut self, to: NodeId, term: Term, session: u64, last: LogId) {
@@ -375,12 +415,15 @@ impl Node {
             }
         };
         let Some(address) = self.lanes(to).map(|lanes| lanes.address.clone()) else { return };
+        let member = self.engine.configuration().and_then(|(_, members)| members.member(to));
+        let witness = member.is_some_and(|member| member.witness);
         let pace = Pace {
             part_bytes: self.config.snapshot_part_bytes,
             bytes_per_second: self.config.snapshot_bytes_per_second,
             stall_timeout: self.config.snapshot_stall_timeout,
             retry: self.config.election_timeout_max,
             promise: self.config.election_timeout_min,
+            witness,
         };
         let peer = Peer { id: to, address };
         let sending = Sending::start(&self.wires, peer, (term, session), snapshot, pace);

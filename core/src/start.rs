@@ -108,7 +108,9 @@ pub(crate) async fn start_group<S: StateMachine>(
             log.reset(to, configuration);
         }
     }
-    let base = restore(&mut machine, &*env, &store, newest.as_ref(), log.compacted()).await?;
+    let witness = hard_state.witness;
+    let base =
+        restore(&mut machine, &*env, &store, newest.as_ref(), log.compacted(), witness).await?;
     let last = log.last();
     if base.last != LogId::ZERO {
         log = log.restored(base.last).map_err(|_| {
@@ -161,6 +163,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         applied: base.last,
         configuration: base.configuration,
         durable_machine: base.durable_machine,
+        witness,
         snapshots: store.clone(),
         env: env.clone(),
         batch_bytes: config.apply_bytes,
@@ -228,6 +231,7 @@ async fn restore<S: StateMachine>(
     store: &Arc<dyn SnapshotStore>,
     newest: Option<&SnapshotInfo>,
     compacted: LogId,
+    witness: bool,
 ) -> Result<Base, StartError> {
     let machine_failed = |why: quorate_storage::Failure| StartError::StateMachine(why.to_string());
     let mark = machine.durable().await.map_err(machine_failed)?;
@@ -235,11 +239,15 @@ async fn restore<S: StateMachine>(
     let own = mark.as_ref().map_or(LogId::ZERO, ApplyMark::last);
     if let Some(info) = newest.filter(|info| info.meta.last.index > own.index) {
         let last = info.meta.last;
+        let configuration = info.meta.configuration.clone();
+        if witness {
+            // There is no state in it.
+            return Ok(Base { last, configuration: Some(configuration), durable_machine });
+        }
         let opening = store.clone();
         let opened = blocking(env, move || opening.open(last)).await;
         let lost = || StorageError::Corrupt(format!("snapshot {last} can't be opened"));
         let reader = opened.ok_or_else(lost)??.ok_or_else(lost)?;
-        let configuration = info.meta.configuration.clone();
         if durable_machine {
             machine.keep(ApplyMark::new(last, configuration.clone()));
         }

@@ -40,6 +40,8 @@ pub(crate) struct Pace {
     pub(crate) retry: Duration,
     /// What the follower is asked to promise.
     pub(crate) promise: Duration,
+    /// Whether the follower is a witness.
+    pub(crate) witness: bool,
 }
 
 /// The node's end of a task that sends. Dropping it ends the task.
@@ -182,6 +184,7 @@ impl Sender {
             checksum: crc32fast::hash(&data),
             data,
             promise: self.pace.promise,
+            witness: self.pace.witness,
         });
         let envelope = self.wires.envelope(self.peer.id, Message::Raft(message));
         if let Err(error) =

@@ -164,6 +164,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
             blocks,
             commit: max,
             promise: Duration::MAX,
+            witness: false,
         })
     };
     let protocol = vec![
@@ -177,6 +178,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
             round: max,
             commit: max,
             promise: Duration::MAX,
+            witness: false,
         }),
         Raft::HeartbeatAnswer(HeartbeatAnswer {
             term: max,

@@ -174,7 +174,7 @@ async fn a_command_in_the_log_that_cannot_be_decoded_stops_the_node() {
         &mut storage,
         vec![
             LogOp::Identity(Identity { node: 1, incarnation: 5, cluster: 6 }),
-            LogOp::HardState(HardState { term: 3, voted_for: Some(1) }),
+            LogOp::HardState(HardState::new(3, Some(1))),
             LogOp::Append(EntryBlock::configuration(LogId::new(0, 1), &membership)),
             LogOp::Append(batch.seal(LogId::new(3, 2))),
         ],

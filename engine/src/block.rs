@@ -12,12 +12,14 @@
 //! 16  u64  index of the first entry
 //! 24  u64  term of every entry
 //! 32  u8   kind: 0 no-op, 1 command, 2 configuration
-//! 33  u8   0
+//! 33  u8   1 if the commands are withheld, otherwise 0
 //! 34  u16  codec version of the commands (0 for the other kinds)
 //! 36  u32  0
 //! 40       entries: u32 length, then that many bytes, one after the other
 //! ```
-//! All numbers are little-endian. A no-op or configuration block holds exactly one entry.
+//! All numbers are little-endian. A no-op or configuration block holds exactly one entry. A block whose
+//! commands are withheld, as a witness gets it, ends with its header: it says which entries there are,
+//! and nothing of what they hold.
 
 use std::fmt;
 
@@ -151,8 +153,10 @@ impl Batch {
     }
 }
 
+/// Fills in the header, behind which the entries stand already; none if they are withheld.
 fn seal(mut buf: BytesMut, count: u32, first: LogId, kind: EntryKind, codec: u16) -> EntryBlock {
     assert!(count > 0, "a block holds at least one entry");
+    let withheld = buf.len() == BLOCK_HEADER_BYTES;
     let length = buf.len() as u32;
     let h = &mut buf[..BLOCK_HEADER_BYTES];
     h[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -161,7 +165,7 @@ fn seal(mut buf: BytesMut, count: u32, first: LogId, kind: EntryKind, codec: u16
     h[16..24].copy_from_slice(&first.index.to_le_bytes());
     h[24..32].copy_from_slice(&first.term.to_le_bytes());
     h[32] = kind.code();
-    h[33] = 0;
+    h[33] = u8::from(withheld);
     h[34..36].copy_from_slice(&codec.to_le_bytes());
     h[36..40].fill(0);
     let crc = crc32fast::hash(&buf[8..]);
@@ -209,7 +213,7 @@ impl EntryBlock {
             return Err(BlockError::Malformed("magic"));
         }
         let length = u32_at(bytes, 8) as usize;
-        if length < BLOCK_HEADER_BYTES + ENTRY_OVERHEAD_BYTES {
+        if length < BLOCK_HEADER_BYTES {
             return Err(BlockError::Malformed("length"));
         }
         Ok(length)
@@ -235,8 +239,12 @@ impl EntryBlock {
         let term = u64_at(&bytes, 24);
         let kind = EntryKind::from_code(bytes[32]).ok_or(BlockError::Malformed("kind"))?;
         let codec = u16::from_le_bytes([bytes[34], bytes[35]]);
-        if bytes[33] != 0 || bytes[36..40] != [0; 4] {
+        if bytes[33] > 1 || bytes[36..40] != [0; 4] {
             return Err(BlockError::Malformed("reserved bytes"));
+        }
+        let withheld = bytes[33] == 1;
+        if withheld != (length == BLOCK_HEADER_BYTES) || (withheld && kind != EntryKind::Command) {
+            return Err(BlockError::Malformed("withheld entries"));
         }
         if count == 0 || (kind != EntryKind::Command && count != 1) {
             return Err(BlockError::Malformed("entry count"));
@@ -245,7 +253,7 @@ impl EntryBlock {
             return Err(BlockError::Malformed("index"));
         }
         let mut at = BLOCK_HEADER_BYTES;
-        for _ in 0..count {
+        for _ in 0..if withheld { 0 } else { count } {
             if bytes.len() - at < ENTRY_OVERHEAD_BYTES {
                 return Err(BlockError::Malformed("entry header"));
             }
@@ -310,9 +318,24 @@ impl EntryBlock {
         Membership::from_bytes(&payload).ok()
     }
 
-    /// The payloads in order, sharing the block's memory.
+    /// Whether it says only which commands there are, and not what they are.
+    pub fn is_withheld(&self) -> bool {
+        self.bytes.len() == BLOCK_HEADER_BYTES
+    }
+
+    /// The block as a witness gets it: commands are withheld, all else is as it is.
+    pub fn withheld(&self) -> EntryBlock {
+        if self.kind != EntryKind::Command {
+            return self.clone();
+        }
+        let first = LogId::new(self.term, self.first);
+        seal(BytesMut::zeroed(BLOCK_HEADER_BYTES), self.count, first, self.kind, self.codec)
+    }
+
+    /// The payloads in order, sharing the block's memory. None if they are withheld.
     pub fn entries(&self) -> Entries<'_> {
-        Entries { block: self, at: BLOCK_HEADER_BYTES, left: self.count }
+        let left = if self.is_withheld() { 0 } else { self.count };
+        Entries { block: self, at: BLOCK_HEADER_BYTES, left }
     }
 
     /// The entries `from..=through` of this block as a block of their own.
@@ -331,11 +354,13 @@ impl EntryBlock {
         }
         let mut at = BLOCK_HEADER_BYTES;
         let mut start = at;
-        for index in self.first..=through {
-            if index == from {
-                start = at;
+        if !self.is_withheld() {
+            for index in self.first..=through {
+                if index == from {
+                    start = at;
+                }
+                at += ENTRY_OVERHEAD_BYTES + u32_at(&self.bytes, at) as usize;
             }
-            at += ENTRY_OVERHEAD_BYTES + u32_at(&self.bytes, at) as usize;
         }
         let mut buf = BytesMut::with_capacity(BLOCK_HEADER_BYTES + at - start);
         buf.put_bytes(0, BLOCK_HEADER_BYTES);
@@ -383,6 +408,7 @@ impl fmt::Display for EntryBlock {
         }
         match self.kind {
             EntryKind::Noop => f.write_str(" noop"),
+            EntryKind::Command if self.is_withheld() => f.write_str(" withheld"),
             EntryKind::Command => Ok(()),
             EntryKind::Configuration => f.write_str(" config"),
         }
@@ -430,12 +456,36 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_seen() {
-        let b = block(&[b"hello", b"world"]);
-        for i in 0..b.bytes().len() * 8 {
-            let mut bytes = b.bytes().to_vec();
-            bytes[i / 8] ^= 1 << (i % 8);
-            assert!(EntryBlock::from_bytes(bytes.into()).is_err(), "bit {i}");
+        for b in [block(&[b"hello", b"world"]), block(&[b"hello", b"world"]).withheld()] {
+            for i in 0..b.bytes().len() * 8 {
+                let mut bytes = b.bytes().to_vec();
+                bytes[i / 8] ^= 1 << (i % 8);
+                assert!(EntryBlock::from_bytes(bytes.into()).is_err(), "bit {i}");
+            }
         }
+    }
+
+    #[test]
+    fn withheld_commands_keep_their_place_and_nothing_else() {
+        let b = block(&[b"a", b"", b"ccc"]);
+        let w = b.withheld();
+        assert_eq!((w.first(), w.last(), w.count(), w.codec()), (10, b.last(), 3, 3));
+        assert!(w.is_withheld() && !b.is_withheld());
+        assert_eq!((w.entries().count(), w.bytes().len()), (0, BLOCK_HEADER_BYTES));
+        assert_eq!(EntryBlock::from_bytes(w.bytes().clone()).unwrap(), w);
+        let s = w.slice(11, 12);
+        assert_eq!((s.first(), s.count(), s.is_withheld()), (11, 2, true));
+        assert_eq!(s, b.slice(11, 12).withheld());
+        assert_eq!(w.withheld(), w);
+        // What is not a command is no secret, and has to be known.
+        let noop = EntryBlock::noop(LogId::new(4, 10));
+        assert_eq!(noop.withheld(), noop);
+        let mut bytes = BytesMut::from(&w.bytes()[..]);
+        bytes[32] = EntryKind::Noop.code();
+        let crc = crc32fast::hash(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        let refused = EntryBlock::from_bytes(bytes.freeze());
+        assert_eq!(refused, Err(BlockError::Malformed("withheld entries")));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Engine {
         out: &mut Outputs,
     ) {
         if term > self.hard.term {
-            self.set_hard_state(HardState { term, voted_for: None });
+            self.set_hard_state(HardState { term, voted_for: None, ..self.hard });
             self.votes.grant = None;
             self.following.begin_term(&self.log);
         }
@@ -104,12 +104,15 @@ impl Engine {
     pub(crate) fn may_campaign(&self) -> bool {
         let me = self.config.id;
         let told = self.removed.is_some() && !planted::on("removed-node-campaigns");
+        if told || (self.hard.witness && !planted::on("witness-campaigns")) {
+            return false;
+        }
         let named = |m: &Membership| m.may_lead(me);
         let left_out = || {
             let (at, before) = self.voters_changed_at()?;
             Some(at.index > self.log.committed() && named(before?))
         };
-        !told && (self.log.membership().is_some_and(named) || left_out() == Some(true))
+        self.log.membership().is_some_and(named) || left_out() == Some(true)
     }
 
     /// An operator tells this node to campaign.
@@ -225,6 +228,7 @@ impl Engine {
         self.set_hard_state(HardState {
             term: self.hard.term + 1,
             voted_for: Some(self.config.id),
+            ..self.hard
         });
         self.votes.grant = None;
         self.following.begin_term(&self.log);
@@ -339,7 +343,8 @@ impl Engine {
             // A pre-candidate that gives its vote away stops asking for others'.
             self.become_follower(now, m.term, None, out);
             if self.hard.voted_for.is_none() {
-                self.set_hard_state(HardState { term: m.term, voted_for: Some(from) });
+                let voted_for = Some(from);
+                self.set_hard_state(HardState { term: m.term, voted_for, ..self.hard });
             }
             self.reset_election(now);
             self.votes.grant = Some((from, self.writes.hard_seq, m.term));

@@ -420,6 +420,9 @@ impl Engine {
                     return Err("entries that do not follow one another");
                 }
                 prev = block.last();
+                if block.is_withheld() && !m.witness {
+                    return Err("entries without their commands for a full replica");
+                }
             }
             if prev.term > m.term {
                 return Err("entries of a later term than the leader's");
@@ -442,7 +445,7 @@ impl Engine {
             out.push(Output::Declined(Decline::AlreadyInitialized));
             return;
         }
-        if !membership.may_lead(self.config.id) {
+        if !membership.may_lead(self.config.id) || self.hard.witness {
             let why = Decline::Unusable("a group begins at a voter that is no witness");
             out.push(Output::Declined(why));
             return;

@@ -162,6 +162,8 @@ pub enum Output {
         term: Term,
         /// The session, for the messages.
         session: u64,
+        /// Whether it is a witness: it is told where a snapshot ends, and given none of its data.
+        witness: bool,
     },
     /// What the follower has of the snapshot that is sent to it.
     SnapshotAnswered {
@@ -288,6 +290,8 @@ pub struct Replicate {
     pub pipeline: bool,
     /// What the follower is asked to promise.
     pub promise: Duration,
+    /// Whether it is a witness: commands are withheld.
+    pub witness: bool,
 }
 
 /// Why something was not taken.
@@ -344,6 +348,8 @@ pub enum Notice {
     LogWentBack,
     /// It refuses this node, which it knows with another incarnation.
     RefusesUs,
+    /// It takes this node for a full replica, and the log here is that of a witness; it was not heard.
+    WantsCommands,
 }
 
 /// Why the group can't go on here.
@@ -424,18 +430,20 @@ impl fmt::Display for Output {
             Output::Replicate(r) if r.session == 0 => write!(f, "replicate to {} stop", r.to),
             Output::Replicate(r) => write!(
                 f,
-                "replicate to {} session={} after={} through={} matched={}{}",
+                "replicate to {} session={} after={} through={} matched={}{}{}",
                 r.to,
                 r.session,
                 r.after,
                 r.through,
                 r.matched,
-                if r.pipeline { "" } else { " probe" }
+                if r.pipeline { "" } else { " probe" },
+                if r.witness { " withheld" } else { "" }
             ),
             Output::Apply { through } => write!(f, "apply through {through}"),
             Output::SendSnapshot { to, session: 0, .. } => write!(f, "send snapshot to {to} stop"),
-            Output::SendSnapshot { to, session, .. } => {
-                write!(f, "send snapshot to {to} session={session}")
+            Output::SendSnapshot { to, session, witness, .. } => {
+                let what = if *witness { " without data" } else { "" };
+                write!(f, "send snapshot to {to} session={session}{what}")
             }
             Output::SnapshotAnswered { from, have } => write!(f, "snapshot at {from}: {have}"),
             Output::StoreSnapshot { from, chunk } => {
@@ -506,6 +514,10 @@ impl fmt::Display for Notice {
             Notice::Stranger => f.write_str("unknown incarnation, not heard"),
             Notice::LogWentBack => f.write_str("lost entries it had acknowledged"),
             Notice::RefusesUs => f.write_str("refuses this node's incarnation"),
+            Notice::WantsCommands => f.write_str(
+                "takes this node for a full replica, but its log was kept as a witness and lacks \
+                 commands; not heard: remove the node, empty its directory, and add it anew",
+            ),
         }
     }
 }

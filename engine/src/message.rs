@@ -103,6 +103,8 @@ pub struct Heartbeat {
     pub commit: Index,
     /// For how long after receipt the follower is asked to grant no vote.
     pub promise: Duration,
+    /// Whether the leader's configuration has the follower as a witness.
+    pub witness: bool,
 }
 
 /// The answer to a [`Heartbeat`]; leaves at once, so that a slow disk does not look like a dead
@@ -141,6 +143,8 @@ pub struct AppendEntries {
     pub commit: Index,
     /// As in [`Heartbeat::promise`].
     pub promise: Duration,
+    /// As in [`Heartbeat::witness`]: commands are withheld.
+    pub witness: bool,
 }
 
 impl AppendEntries {
@@ -189,6 +193,8 @@ pub struct InstallSnapshot {
     pub checksum: u32,
     /// As in [`Heartbeat::promise`].
     pub promise: Duration,
+    /// As in [`Heartbeat::witness`]: there is no data, only where the snapshot ends.
+    pub witness: bool,
 }
 
 /// The answer to an [`InstallSnapshot`]. That the snapshot is installed is said by an
@@ -305,6 +311,10 @@ impl fmt::Display for SnapshotProgress {
     }
 }
 
+fn witness(witness: bool) -> &'static str {
+    if witness { " witness" } else { "" }
+}
+
 fn pre(pre: bool) -> &'static str {
     if pre { "PreVote" } else { "RequestVote" }
 }
@@ -322,8 +332,12 @@ impl fmt::Display for Message {
             }
             Message::Heartbeat(m) => write!(
                 f,
-                "Heartbeat term={} session={} round={} commit={}",
-                m.term, m.session, m.round, m.commit
+                "Heartbeat term={} session={} round={} commit={}{}",
+                m.term,
+                m.session,
+                m.round,
+                m.commit,
+                witness(m.witness)
             ),
             Message::HeartbeatAnswer(m) => write!(
                 f,
@@ -336,7 +350,7 @@ impl fmt::Display for Message {
                     let comma = if i > 0 { ", " } else { "" };
                     write!(f, "{comma}{block}")?;
                 }
-                write!(f, "] commit={}", m.commit)
+                write!(f, "] commit={}{}", m.commit, witness(m.witness))
             }
             Message::AppendEntriesAnswer(m) => {
                 write!(f, "AppendEntriesAnswer term={} session={}", m.term, m.session)?;
@@ -347,13 +361,14 @@ impl fmt::Display for Message {
             }
             Message::InstallSnapshot(m) => write!(
                 f,
-                "InstallSnapshot term={} session={} last={} {} bytes at {} of {}",
+                "InstallSnapshot term={} session={} last={} {} bytes at {} of {}{}",
                 m.term,
                 m.session,
                 m.last,
                 m.data.len(),
                 m.offset,
-                m.bytes
+                m.bytes,
+                witness(m.witness)
             ),
             Message::InstallSnapshotAnswer(m) => {
                 write!(f, "InstallSnapshotAnswer term={} {}", m.term, m.have)

@@ -19,7 +19,7 @@ use crate::planted;
 use crate::quorum::reached_by_quorum;
 use crate::reads::LeaderReads;
 use crate::transfer::Transfer;
-use crate::types::{Index, Instant, LogId, NodeId};
+use crate::types::{HardState, Index, Instant, LogId, NodeId};
 
 /// What a node has only while it leads.
 #[derive(Debug)]
@@ -69,8 +69,8 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Instant,
     /// How much it is preferred as the leader, as it said last.
     pub(crate) priority: u32,
-    /// Gets nothing that is not durable here: it can't lead, so it must not be left alone with the
-    /// newest entries, to which every candidate would have to be compared.
+    /// Gets no commands, and nothing that is not durable here: it can't lead, so it must not be left
+    /// alone with the newest entries, to which every candidate would have to be compared.
     witness: bool,
     /// The first session, if it was added in this term.
     added_with: Option<u64>,
@@ -172,7 +172,7 @@ impl Engine {
     /// Ends what is being sent to a member, entries or a snapshot.
     pub(crate) fn stop_sending(&self, to: NodeId, p: &Progress, out: &mut Outputs) {
         if p.is_sent_a_snapshot() {
-            out.push(self.send_snapshot(to, 0));
+            out.push(self.send_snapshot(to, 0, p.witness));
         } else {
             out.push(self.stop_stream(to, p.matched));
         }
@@ -189,11 +189,12 @@ impl Engine {
             commit: 0,
             pipeline: false,
             promise: std::time::Duration::ZERO,
+            witness: false,
         })
     }
 
-    fn send_snapshot(&self, to: NodeId, session: u64) -> Output {
-        Output::SendSnapshot { to, term: self.hard.term, session }
+    fn send_snapshot(&self, to: NodeId, session: u64, witness: bool) -> Output {
+        Output::SendSnapshot { to, term: self.hard.term, session, witness }
     }
 
     pub(crate) fn on_propose(&mut self, batch: Batch, out: &mut Outputs) {
@@ -267,7 +268,8 @@ impl Engine {
             leader.rounds.pop_front();
         }
         for (to, p) in &leader.progress {
-            let heartbeat = Heartbeat { term, session: p.session, round, commit, promise };
+            let Progress { session, witness, .. } = *p;
+            let heartbeat = Heartbeat { term, session, round, commit, promise, witness };
             out.send(*to, Message::Heartbeat(heartbeat));
         }
         self.attach_reads(round);
@@ -301,8 +303,9 @@ impl Engine {
         p.moved_at = now;
         p.sent = after.index;
         p.lost = false;
+        let witness = p.witness;
         if let Stage::Snapshot { .. } = was {
-            out.push(self.send_snapshot(id, 0));
+            out.push(self.send_snapshot(id, 0, witness));
         }
         self.aim(id, out);
     }
@@ -319,9 +322,9 @@ impl Engine {
         p.moved_at = now;
         p.stage = Stage::Snapshot { last: None };
         p.lost = false;
-        let matched = p.matched;
+        let Progress { matched, witness, .. } = *p;
         out.push(self.stop_stream(id, matched));
-        out.push(self.send_snapshot(id, session));
+        out.push(self.send_snapshot(id, session, witness));
     }
 
     /// Tells a follower's stream where things stand.
@@ -342,6 +345,7 @@ impl Engine {
             commit: self.log.committed(),
             pipeline: p.stage == Stage::Replicate,
             promise: self.config.election_timeout_min,
+            witness: p.witness,
         }));
     }
 
@@ -677,7 +681,7 @@ impl Engine {
             priority: self.config.priority,
         };
         if m.term == self.hard.term {
-            if !self.may_follow(from, out) {
+            if !self.may_follow(from, m.witness, out) {
                 return;
             }
             answer.promised = self.follow(now, from, m.promise, out);
@@ -710,7 +714,7 @@ impl Engine {
             out.send(from, answer(self, None));
             return;
         }
-        if !self.may_follow(from, out) {
+        if !self.may_follow(from, m.witness, out) {
             return;
         }
         self.follow(now, from, m.promise, out);
@@ -756,8 +760,12 @@ impl Engine {
         self.following.owed = Some((to, session));
     }
 
-    /// Whether `from` may be this term's leader: nobody else is.
-    pub(crate) fn may_follow(&self, from: NodeId, out: &mut Outputs) -> bool {
+    /// Whether `from` may be this term's leader, nobody else being it, and has this node for what it
+    /// is: a full replica, or a witness.
+    ///
+    /// A node becomes a witness when a leader first says so, durably with the first it has as one,
+    /// and stays one for as long as its directory lives: what it was not given it can't make up for.
+    pub(crate) fn may_follow(&mut self, from: NodeId, witness: bool, out: &mut Outputs) -> bool {
         let two = match (&self.role, self.leader) {
             (Role::Leader(_), _) => true,
             (_, Some(leader)) => leader != from,
@@ -765,8 +773,16 @@ impl Engine {
         };
         if two {
             notice(from, Notice::Violation("a second leader in one term"), out);
+            return false;
         }
-        !two
+        if self.hard.witness && !witness && !planted::on("witness-becomes-replica") {
+            notice(from, Notice::WantsCommands, out);
+            return false;
+        }
+        if witness && !self.hard.witness {
+            self.set_hard_state(HardState { witness, ..self.hard });
+        }
+        true
     }
 
     /// Commits what the leader has committed, as far as it is verified to be the same here.

@@ -92,7 +92,7 @@ impl Engine {
             out.send(from, Message::InstallSnapshotAnswer(answer));
             return;
         }
-        if !self.may_follow(from, out) {
+        if !self.may_follow(from, m.witness, out) {
             return;
         }
         self.follow(now, from, m.promise, out);
@@ -100,6 +100,9 @@ impl Engine {
             // It has what the snapshot holds, and more: it says so instead.
             self.owe_acknowledgement(from, m.session);
             self.acknowledge(out);
+        } else if m.witness && !self.hard_state_is_durable() {
+            // A start that finds a snapshot has to know whether it is one without data. It is sent
+            // again.
         } else {
             out.push(Output::StoreSnapshot { from, chunk: m });
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use crate::block::EntryBlock;
 use crate::io::Replicate;
 use crate::message::AppendEntries;
+use crate::planted;
 use crate::types::{Index, LogId};
 
 /// How much may be under way to one follower.
@@ -106,6 +107,11 @@ impl Stream {
     /// Without a target, or if the blocks don't begin behind the cursor.
     pub fn send(&mut self, blocks: Vec<EntryBlock>) -> AppendEntries {
         let target = self.target.expect("a stream sends only towards a target");
+        let blocks = if target.witness && !planted::on("commands-to-witnesses") {
+            blocks.iter().map(EntryBlock::withheld).collect()
+        } else {
+            blocks
+        };
         let append = AppendEntries {
             term: target.term,
             session: target.session,
@@ -113,6 +119,7 @@ impl Stream {
             blocks,
             commit: target.commit,
             promise: target.promise,
+            witness: target.witness,
         };
         self.probed = true;
         if let Some(first) = append.blocks.first() {
@@ -157,6 +164,7 @@ mod tests {
             commit: 4,
             pipeline,
             promise: Duration::ZERO,
+            witness: false,
         }
     }
 
@@ -198,6 +206,16 @@ mod tests {
             s.send(vec![block(index, 100)]);
         }
         assert_eq!(s.want(), None);
+    }
+
+    #[test]
+    fn a_witness_gets_no_commands() {
+        let mut s = Stream::new(StreamLimits { append_bytes: 100, window_bytes: 100 });
+        s.aim(Replicate { witness: true, ..target(1, 8, 0, true) });
+        let append = s.send(vec![block(5, 90)]);
+        assert!(append.witness && append.blocks[0].is_withheld());
+        assert_eq!(append.last(), LogId::new(3, 5));
+        assert!(s.want().is_some(), "what is withheld takes no room in the window");
     }
 
     #[test]

@@ -52,9 +52,17 @@ pub struct HardState {
     pub term: Term,
     /// The candidate this node granted its vote in `term`, if any.
     pub voted_for: Option<NodeId>,
+    /// Whether its log is that of a witness: without commands, from some entry on. Never taken back,
+    /// since what is missing never comes.
+    pub witness: bool,
 }
 
 impl HardState {
+    /// Of a node that is no witness.
+    pub fn new(term: Term, voted_for: Option<NodeId>) -> Self {
+        Self { term, voted_for, witness: false }
+    }
+
     /// What a node starts with whose newest snapshot is of `term`: this, or that term without a vote
     /// if it is later. A snapshot may be durable before the write that said in which term it came;
     /// as long as that write was not, no vote of that term has left the node.
@@ -62,7 +70,7 @@ impl HardState {
     /// Called at a start that resets the log to a snapshot, and made durable with the reset.
     #[must_use]
     pub fn at_least(self, term: Term) -> Self {
-        if term > self.term { Self { term, voted_for: None } } else { self }
+        if term > self.term { Self { term, voted_for: None, ..self } } else { self }
     }
 }
 
@@ -70,9 +78,10 @@ impl fmt::Display for HardState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "term={} vote=", self.term)?;
         match self.voted_for {
-            Some(id) => write!(f, "{id}"),
-            None => f.write_str("none"),
+            Some(id) => write!(f, "{id}")?,
+            None => f.write_str("none")?,
         }
+        f.write_str(if self.witness { " witness" } else { "" })
     }
 }
 

@@ -17,7 +17,7 @@ use quorate_engine::{
 };
 
 fn hard(term: Term) -> HardState {
-    HardState { term, voted_for: None }
+    HardState::new(term, None)
 }
 
 fn with_logs(logs: &[(Term, &[Term])]) -> Cluster {
@@ -38,12 +38,13 @@ fn block(term: Term, first: u64, what: &str) -> EntryBlock {
 
 fn append(term: Term, session: u64, prev: LogId, blocks: Vec<EntryBlock>, commit: u64) -> Message {
     let promise = Duration::from_millis(500);
-    Message::AppendEntries(AppendEntries { term, session, prev, blocks, commit, promise })
+    let witness = false;
+    Message::AppendEntries(AppendEntries { term, session, prev, blocks, commit, promise, witness })
 }
 
 fn heartbeat(term: Term, session: u64, round: u64, commit: u64) -> Message {
     let promise = Duration::from_millis(500);
-    Message::Heartbeat(Heartbeat { term, session, round, commit, promise })
+    Message::Heartbeat(Heartbeat { term, session, round, commit, promise, witness: false })
 }
 
 fn vote_request(term: Term, last: LogId) -> Message {
@@ -549,6 +550,7 @@ fn absurd_numbers_of_peers_are_dropped() {
             round: n,
             commit: n,
             promise: far,
+            witness: false,
         }));
         messages.push(Message::HeartbeatAnswer(HeartbeatAnswer {
             term,

@@ -276,7 +276,7 @@ fn a_removed_node_is_told_and_stops() {
     let last = LogId::new(9, 99);
     let ask = RequestVote { pre: false, term: 9, last, transfer: false };
     c.inject(2, 3, Message::RequestVote(ask));
-    assert_eq!(c.engine(3).hard_state(), HardState { term: 9, voted_for: Some(2) });
+    assert_eq!(c.engine(3).hard_state(), HardState::new(9, Some(2)));
 }
 
 /// Who leaves is told at once, and takes part again when it is added again.
@@ -484,74 +484,6 @@ fn answers_of_those_who_left_do_no_harm() {
     assert!((1..=5).all(|id| !accused(id)), "{:?}", c.node(1).notices);
 }
 
-// ---- witnesses ----
-
-fn with_a_witness() -> Cluster {
-    let mut c = Cluster::new(3);
-    c.membership = voters(3).with_witness(3).unwrap();
-    c.initialize(1);
-    c.deliver_all();
-    c.wake(1);
-    c.deliver_all();
-    assert!(c.leads(1));
-    c
-}
-
-/// Begun where nobody would campaign, a group would never come to be.
-#[test]
-fn a_group_begins_at_a_voter_that_may_lead() {
-    let mut c = Cluster::new(4);
-    c.membership = voters(3).with_witness(3).unwrap();
-    c.initialize(3);
-    c.initialize(4);
-    let unusable = |d: &Decline| matches!(d, Decline::Unusable(_));
-    assert!(unusable(&c.node(3).declined[0]) && unusable(&c.node(4).declined[0]));
-    assert_eq!(c.last(3), LogId::ZERO);
-}
-
-/// A witness votes and counts, and never leads.
-#[test]
-fn a_witness_votes_and_never_campaigns() {
-    let mut c = with_a_witness();
-    assert_eq!(c.engine(3).deadline(), None);
-    c.transfer(1, Some(3));
-    assert!(matches!(c.node(1).declined[..], [Decline::Unusable(_)]));
-    c.step(3, Input::Campaign);
-    assert!(matches!(c.node(3).declined[..], [Decline::Unusable(_)]));
-    c.crash(2);
-    c.propose(1, 1);
-    c.run(200);
-    assert_eq!(c.committed(1), c.last(1).index, "1 and the witness");
-    c.restart(2);
-    c.run(500);
-    c.crash(1);
-    assert_eq!(c.run_until_led(20_000), Some(2), "elected by the witness");
-}
-
-/// A leader that crashes leaves its newest entries with a witness alone, to which every candidate
-/// would be compared, and which leads nobody.
-#[test]
-fn a_witness_never_has_more_than_every_replica() {
-    let mut c = Cluster::new(2);
-    c.membership = voters(2).with_witness(2).unwrap();
-    c.initialize(1);
-    c.run(500);
-    c.hold_disk(1);
-    let before = c.last(1);
-    c.propose(1, 2);
-    c.run(300);
-    assert_eq!(c.last(2), before, "they are not durable at the leader");
-    c.sync(1, 1);
-    c.deliver_all();
-    assert_eq!(c.last(2), c.last(1));
-    c.hold_disk(1);
-    c.propose(1, 1);
-    c.run(300);
-    c.crash(1);
-    c.restart(1);
-    assert_eq!(c.run_until_led(20_000), Some(1));
-}
-
 /// Terms and members of a heartbeat that a removed node gets from a leader that knows nothing.
 #[test]
 fn a_removed_node_that_an_old_leader_speaks_to_is_told_again() {
@@ -560,7 +492,8 @@ fn a_removed_node_that_an_old_leader_speaks_to_is_told_again() {
     c.deliver_all();
     assert!(c.engine(3).removed().is_some());
     let promise = Duration::from_millis(500);
-    let heartbeat = Heartbeat { term: 1, session: 9, round: 900, commit: 0, promise };
+    let heartbeat =
+        Heartbeat { term: 1, session: 9, round: 900, commit: 0, promise, witness: false };
     c.inject(1, 3, Message::Heartbeat(heartbeat));
     assert!(c.engine(3).removed().is_none());
     c.deliver_all();
@@ -573,7 +506,7 @@ fn roles_follow_the_configuration_in_force() {
     let members = (1..=4).map(|id| (id, Member::at(format!("n{id}")))).collect();
     let m = Membership::new([1, 2, 3].into(), [].into(), [4].into(), members).unwrap();
     let mut c = Cluster::new(4);
-    let hard = HardState { term: 1, voted_for: None };
+    let hard = HardState::new(1, None);
     let terms: &[Term] = &[0, 1];
     (1..=4).for_each(|id| c.add(Config::new(id), Image::of_terms(hard, &m, terms)));
     let leader = c.run_until_led(20_000).unwrap();

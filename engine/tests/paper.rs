@@ -13,7 +13,7 @@ use quorate_engine::message::{
 use quorate_engine::{Config, HardState, LogId, Message, RoleKind, Term};
 
 fn hard(term: Term) -> HardState {
-    HardState { term, voted_for: None }
+    HardState::new(term, None)
 }
 
 /// Nodes whose disks have these logs; past the promise that a start makes.
@@ -38,6 +38,7 @@ fn heartbeat(term: Term) -> Message {
         round: 1,
         commit: 0,
         promise: Duration::from_millis(500),
+        witness: false,
     })
 }
 
@@ -81,6 +82,7 @@ fn s5_1_a_stale_term_is_refused() {
         blocks: vec![],
         commit: 2,
         promise: Duration::ZERO,
+        witness: false,
     };
     for stale in [request(4, LogId::new(9, 9)), heartbeat(4), Message::AppendEntries(append)] {
         c.inject(2, 1, stale);
@@ -112,7 +114,7 @@ fn s5_2_a_timeout_begins_an_election() {
     c.deliver(1, 2);
     c.deliver(2, 1);
     assert_eq!((c.role(1), c.term(1)), (RoleKind::Candidate, 4));
-    assert_eq!(c.node(1).disk.hard, HardState { term: 4, voted_for: Some(1) });
+    assert_eq!(c.node(1).disk.hard, HardState::new(4, Some(1)));
     for other in [2, 3] {
         let asked = request(4, LogId::new(1, 2));
         assert!(c.on_wire(1, other).contains(&&asked), "{other} is asked");
@@ -269,6 +271,7 @@ fn s5_3_the_consistency_check() {
             blocks: donor.blocks.into_iter().filter(|b| b.first() > prev.index).collect(),
             commit: 5,
             promise: Duration::ZERO,
+            witness: false,
         };
         c.inject(1, node, Message::AppendEntries(append));
         let answer = c.take(node, 1).pop().unwrap().message;

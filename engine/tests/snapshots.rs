@@ -55,6 +55,7 @@ fn offer(c: &mut Cluster, from: NodeId, session: u64) -> InstallSnapshot {
         data,
         checksum: 0,
         promise: Duration::ZERO,
+        witness: false,
     }
 }
 

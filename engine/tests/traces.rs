@@ -78,7 +78,7 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
                 let mut words = head.split_whitespace();
                 words.find_map(|w| w.strip_prefix(key)?.parse::<u64>().ok())
             };
-            let hard = HardState { term: number("term=")?, voted_for: number("vote=") };
+            let hard = HardState::new(number("term=")?, number("vote="));
             let terms: Vec<u64> =
                 terms.split_whitespace().map(|t| t.parse().ok()).collect::<Option<_>>()?;
             let membership = voters(c.nodes.len() as u64);

@@ -155,6 +155,7 @@ fn message(from: NodeId, to: NodeId, lane: Lane, number: u64, blocks: Vec<EntryB
         blocks,
         commit: number,
         promise: Duration::ZERO,
+        witness: false,
     };
     let message = Message::Raft(Raft::AppendEntries(append));
     Envelope { cluster: 1, group: 0, from, to, incarnation: from, message }

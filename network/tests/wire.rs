@@ -64,9 +64,11 @@ fn raft_message() -> impl Strategy<Value = Raft> {
         (any::<bool>(), n(), any::<bool>()).prop_map(|(pre, term, granted)| {
             Raft::RequestVoteAnswer(raft::RequestVoteAnswer { pre, term, granted })
         }),
-        (n(), n(), n(), n(), span()).prop_map(|(term, session, round, commit, promise)| {
-            Raft::Heartbeat(raft::Heartbeat { term, session, round, commit, promise })
-        }),
+        (n(), n(), n(), n(), span(), any::<bool>()).prop_map(
+            |(term, session, round, commit, promise, witness)| {
+                Raft::Heartbeat(raft::Heartbeat { term, session, round, commit, promise, witness })
+            }
+        ),
         (n(), n(), n(), n(), n(), span(), any::<u32>()).prop_map(
             |(term, session, round, accepted, matched, promised, priority)| {
                 Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
@@ -89,6 +91,7 @@ fn raft_message() -> impl Strategy<Value = Raft> {
                     blocks,
                     commit,
                     promise,
+                    witness: session % 2 == 1,
                 })
             }
         ),
@@ -116,6 +119,7 @@ fn raft_message() -> impl Strategy<Value = Raft> {
                     data,
                     checksum: term as u32,
                     promise,
+                    witness: session % 2 == 1,
                 })
             }
         ),
@@ -320,6 +324,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 round: 500,
                 commit: 42,
                 promise: Duration::from_millis(500),
+                witness: false,
             })),
             "514501002a00000009a5c100000000000010051801200229a41c00000000000092010f08\
              07100318f403202a2880cab5ee01",
@@ -347,6 +352,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 blocks,
                 commit: 39,
                 promise: Duration::from_millis(500),
+                witness: false,
             })),
             "514501002d00000009a5c100000000000010051801200229a41c000000000000a2011208\
              0710031806202828273080cab5ee01380251424b3141b55e813500000002000000290000\
@@ -378,6 +384,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 data: Bytes::from_static(b"part"),
                 checksum: 0xc5c5,
                 promise: Duration::from_nanos(30),
+                witness: false,
             })),
             "514501006000000009a5c100000000000010051801200229a41c000000000000da014508\
              0710031a05080610840722040802100a2a1a0a0201022209080112056f6e653a31220908\
@@ -584,6 +591,7 @@ fn payloads_are_shared_not_copied() {
         blocks: vec![block.clone()],
         commit: 0,
         promise: Duration::ZERO,
+        witness: false,
     };
     let envelope = addressed(Message::Raft(Raft::AppendEntries(append)));
     let parts = envelope.encode();
@@ -644,7 +652,8 @@ fn a_count_that_no_bytes_back_is_refused_before_anything_is_allocated() {
 fn a_duration_is_capped_at_a_year() {
     let year = Duration::from_nanos(MAX_NANOS);
     let heartbeat = |promise| {
-        let m = raft::Heartbeat { term: 1, session: 1, round: 1, commit: 1, promise };
+        let (term, session, round, commit, witness) = (1, 1, 1, 1, false);
+        let m = raft::Heartbeat { term, session, round, commit, promise, witness };
         addressed(Message::Raft(Raft::Heartbeat(m)))
     };
     let read = Envelope::from_bytes(heartbeat(Duration::MAX).to_bytes()).unwrap();

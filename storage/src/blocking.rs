@@ -117,7 +117,7 @@ pub trait BlockingReader: Send + 'static {
 /// let mut store = Blocking::new(votes.clone());
 /// assert_eq!(store.recover()?, Recovered::default());
 ///
-/// let vote = HardState { term: 1, voted_for: Some(2) };
+/// let vote = HardState::new(1, Some(2));
 /// let done = WriteDone::new(|outcome| assert!(outcome.is_ok()));
 /// store.submit(WriteBatch { ops: vec![LogOp::HardState(vote)] }, done);
 /// drop(store); // waits for what is queued

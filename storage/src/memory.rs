@@ -92,7 +92,7 @@ impl MemoryDisk {
 /// use quorate_engine::HardState;
 ///
 /// let disk = MemoryDisk::new();
-/// let vote = HardState { term: 3, voted_for: Some(2) };
+/// let vote = HardState::new(3, Some(2));
 /// let mut store = disk.open();
 /// store.submit(
 ///     WriteBatch { ops: vec![LogOp::HardState(vote)] },

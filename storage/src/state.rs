@@ -180,10 +180,10 @@ impl LogState {
     }
 }
 
-/// A term never goes back, and a vote, once given, stands for its term (paper §5.2).
+/// A term never goes back, and a vote, once given, stands for its term (paper §5.2). A witness stays one.
 fn check_hard_state(old: HardState, new: HardState) -> Result<(), String> {
     let revoked = new.term == old.term && old.voted_for.is_some() && new.voted_for != old.voted_for;
-    if new.term < old.term || revoked {
+    if new.term < old.term || revoked || (old.witness && !new.witness) {
         return Err(format!("hard state {new} after {old}"));
     }
     Ok(())
@@ -326,7 +326,7 @@ mod tests {
 
     fn state(ops: &[LogOp]) -> LogState {
         let mut state = LogState::default();
-        let term9 = LogOp::HardState(HardState { term: 9, voted_for: None });
+        let term9 = LogOp::HardState(HardState::new(9, None));
         for op in std::iter::once(&term9).chain(ops) {
             state.check(std::slice::from_ref(op)).unwrap();
             state.apply(op);
@@ -359,7 +359,7 @@ mod tests {
             LogOp::Append(block(3, 2, 4)),
             LogOp::Compact { through: LogId::new(3, 3) },
         ]);
-        let hard = |term, voted_for| LogOp::HardState(HardState { term, voted_for });
+        let hard = |term, voted_for| LogOp::HardState(HardState::new(term, voted_for));
         let bad: Vec<Vec<LogOp>> = vec![
             vec![LogOp::Append(block(3, 7, 1))],
             vec![LogOp::Append(block(3, 3, 1))],
@@ -415,7 +415,7 @@ mod tests {
     /// The oldest segments are gone; what was in them was overwritten or compacted later on.
     #[test]
     fn missing_entries_are_missed_until_they_are_not_needed() {
-        let hard_state = HardState { term: 9, voted_for: None };
+        let hard_state = HardState::new(9, None);
         let now = Recovered {
             hard_state,
             compacted: LogId::new(1, 10),

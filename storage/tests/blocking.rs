@@ -133,7 +133,7 @@ impl BlockingStorage for Scripted {
 }
 
 fn vote(term: u64) -> WriteBatch {
-    WriteBatch { ops: vec![LogOp::HardState(HardState { term, voted_for: None })] }
+    WriteBatch { ops: vec![LogOp::HardState(HardState::new(term, None))] }
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl RaftStorage for Crowded {
 
     fn submit(&mut self, batch: WriteBatch, done: WriteDone) {
         self.term += 1;
-        let hard_state = HardState { term: self.term, voted_for: Some(1) };
+        let hard_state = HardState::new(self.term, Some(1));
         let beside = WriteBatch { ops: vec![LogOp::HardState(hard_state)] };
         self.neighbour.submit(beside, WriteDone::new(drop));
         self.group.submit(batch, done);

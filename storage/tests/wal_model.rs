@@ -73,9 +73,7 @@ fn next_batch(store: &mut MemoryStorage, kinds: &[(u8, u64)]) -> Vec<LogOp> {
         let inside = (last > compacted).then(|| compacted + 1 + n % (last - compacted).max(1));
         let op = match (kind, inside) {
             (0, _) => identity(),
-            (1, _) => {
-                LogOp::HardState(HardState { term: term + 1 + n % 2, voted_for: Some(n % 5) })
-            }
+            (1, _) => LogOp::HardState(HardState::new(term + 1 + n % 2, Some(n % 5))),
             (2, Some(index)) => {
                 let run = now.runs.iter().rev().find(|run| run.first <= index).unwrap();
                 LogOp::Compact { through: LogId::new(run.term, index) }

@@ -429,7 +429,8 @@ impl Cluster {
             }
             Output::Apply { through } => {
                 let node = &self.nodes[&id];
-                for index in node.applied + 1..=through {
+                let witness = node.engine.as_ref().is_some_and(|e| e.hard_state().witness);
+                for index in node.applied + 1..=if witness { 0 } else { through } {
                     let entry = node.memory.entry(index).expect("what is committed is there");
                     let known = self.applied.entry(index).or_insert_with(|| entry.clone());
                     assert_eq!(*known, entry, "state machines differ at {index} (paper §5.4.3)");
@@ -437,7 +438,9 @@ impl Cluster {
                 self.node_mut(id).applied = through;
                 self.todo.push_back((id, Input::Applied { through }));
             }
-            Output::SendSnapshot { to, term, session } => self.send_snapshot(id, to, term, session),
+            Output::SendSnapshot { to, term, session, witness } => {
+                self.send_snapshot(id, to, (term, session), witness);
+            }
             Output::SnapshotAnswered { .. } => {}
             Output::StoreSnapshot { from, chunk } => {
                 // One part is the whole of it, and it is durable at once.
@@ -475,14 +478,23 @@ impl Cluster {
     }
 
     /// Sends the newest snapshot, all of it at once.
-    fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term, session: u64) {
+    fn send_snapshot(
+        &mut self,
+        id: NodeId,
+        to: NodeId,
+        (term, session): (Term, u64),
+        witness: bool,
+    ) {
         let node = self.node_mut(id);
         if session == 0 {
             node.sending.remove(&to);
             return;
         }
         node.sending.insert(to, session);
-        let blocks = node.memory.snapshot.clone();
+        let mut blocks = node.memory.snapshot.clone();
+        if witness {
+            blocks = blocks.iter().map(EntryBlock::withheld).collect();
+        }
         let snapshot =
             Image { blocks, compacted: last_of(&node.memory.snapshot), ..Image::default() };
         let last = snapshot.last();
@@ -499,6 +511,7 @@ impl Cluster {
             data,
             checksum: 0,
             promise: node.config.election_timeout_min,
+            witness,
         });
         self.post(id, to, message);
         self.todo.push_back((id, Input::SendingSnapshot { to, session, last }));

@@ -248,6 +248,7 @@ mod tests {
             blocks: vec![block(1), block(2)],
             commit: 0,
             promise: std::time::Duration::ZERO,
+            witness: false,
         }))
     }
 

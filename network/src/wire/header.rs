@@ -141,6 +141,8 @@ struct Heartbeat {
     commit: u64,
     #[prost(uint64, tag = "5")]
     promise_nanos: u64,
+    #[prost(bool, tag = "6")]
+    witness: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -178,6 +180,8 @@ struct AppendEntries {
     /// How many blocks stand among the payloads.
     #[prost(uint32, tag = "7")]
     blocks: u32,
+    #[prost(bool, tag = "8")]
+    witness: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -226,6 +230,8 @@ struct InstallSnapshot {
     checksum: u32,
     #[prost(uint64, tag = "11")]
     promise_nanos: u64,
+    #[prost(bool, tag = "12")]
+    witness: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -470,6 +476,7 @@ fn of_raft(message: &Raft) -> Kind {
             round: m.round,
             commit: m.commit,
             promise_nanos: nanos(m.promise),
+            witness: m.witness,
         }),
         Raft::HeartbeatAnswer(m) => Kind::HeartbeatAnswer(HeartbeatAnswer {
             term: m.term,
@@ -488,6 +495,7 @@ fn of_raft(message: &Raft) -> Kind {
             commit: m.commit,
             promise_nanos: nanos(m.promise),
             blocks: length(m.blocks.len()),
+            witness: m.witness,
         }),
         Raft::AppendEntriesAnswer(m) => Kind::AppendEntriesAnswer(AppendEntriesAnswer {
             term: m.term,
@@ -507,6 +515,7 @@ fn of_raft(message: &Raft) -> Kind {
             part: length(m.data.len()),
             checksum: m.checksum,
             promise_nanos: nanos(m.promise),
+            witness: m.witness,
         }),
         Raft::InstallSnapshotAnswer(m) => Kind::InstallSnapshotAnswer(InstallSnapshotAnswer {
             term: m.term,
@@ -550,6 +559,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             round: m.round,
             commit: m.commit,
             promise: duration(m.promise_nanos),
+            witness: m.witness,
         }),
         Kind::HeartbeatAnswer(m) => Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
             term: m.term,
@@ -567,6 +577,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             blocks: payloads.blocks(m.blocks)?,
             commit: m.commit,
             promise: duration(m.promise_nanos),
+            witness: m.witness,
         }),
         Kind::AppendEntriesAnswer(m) => Raft::AppendEntriesAnswer(raft::AppendEntriesAnswer {
             term: m.term,
@@ -588,6 +599,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
                 data: payloads.take(m.part as usize)?,
                 checksum: m.checksum,
                 promise: duration(m.promise_nanos),
+                witness: m.witness,
             })
         }
         Kind::InstallSnapshotAnswer(m) => {

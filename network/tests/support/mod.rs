@@ -131,6 +131,7 @@ pub(crate) fn parcel(from: u64, to: u64, bytes: usize) -> Envelope {
         blocks: vec![batch.seal(LogId::new(1, 1))],
         commit: 0,
         promise: Duration::ZERO,
+        witness: false,
     };
     envelope(from, to, Raft::AppendEntries(append))
 }

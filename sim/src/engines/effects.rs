@@ -81,8 +81,8 @@ impl World {
             }
             Output::Send { to, message } => self.send(id, to, message),
             Output::Replicate(target) => self.aim(id, target),
-            Output::SendSnapshot { to, term, session } => {
-                self.send_snapshot(id, to, term, session);
+            Output::SendSnapshot { to, term, session, witness } => {
+                self.send_snapshot(id, to, (term, session), witness);
             }
             Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(id, from, have),
             Output::StoreSnapshot { from, chunk } => self.store_part(id, from, chunk),
@@ -308,7 +308,9 @@ impl World {
         node.state = snapshot.state();
         self.statistics.snapshots_installed += 1;
         self.clients.skip(id, last.index);
-        self.tell(&Fact::Restored { node: id, last });
+        if !self.nodes.get(id).is_witness() {
+            self.tell(&Fact::Restored { node: id, last });
+        }
     }
 
     fn apply_one(&mut self, id: NodeId, index: Index) {
@@ -320,6 +322,9 @@ impl World {
         let (entry, kind) = (LogId::new(block.term(), index), block.kind());
         let payload = block.entries().nth((index - block.first()) as usize).unwrap_or_default();
         node.applied = index;
+        if node.is_witness() {
+            return;
+        }
         node.state = node.state.after(entry, &payload);
         self.tell(&Fact::Applied { node: id, id: entry, kind, payload: &payload });
         self.answer(id, entry);

@@ -96,6 +96,13 @@ impl LogImage {
         Some(log)
     }
 
+    /// The log as a witness has it.
+    #[must_use]
+    pub fn withheld(&self) -> Self {
+        let blocks = self.blocks.iter().map(EntryBlock::withheld).collect();
+        Self { blocks, compacted: self.compacted }
+    }
+
     /// Entries directly behind `after` through `through`, about `max_bytes` of them and at least
     /// one; `None` if `after` is not in this log (any more).
     pub fn read(&self, after: LogId, through: Index, max_bytes: usize) -> Option<Vec<EntryBlock>> {

@@ -131,7 +131,13 @@ impl World {
     fn changed(&self, m: Membership, change: Change) -> Result<Membership, MembershipError> {
         match change {
             Change::Add(id) if id > self.plan.nodes as u64 => Ok(m),
-            Change::Add(id) => m.with_learner(id, format!("n{id}")),
+            Change::Add(id) if m.member(id).is_some() => Ok(m),
+            Change::Add(id) => {
+                let witness = self.nodes.get(id).is_witness();
+                let m = m.with_learner(id, format!("n{id}"))?;
+                // What was a witness can be nothing else. What was not may become one.
+                if witness || self.plan.witness && id % 2 == 0 { m.with_witness(id) } else { Ok(m) }
+            }
             Change::Promote(id) => m.promoted(id),
             Change::Demote(id) => m.demoted(id),
             Change::Remove(id) => m.without(id),

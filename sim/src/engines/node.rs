@@ -189,6 +189,11 @@ impl Node {
         self.wake = None;
     }
 
+    /// Whether its log is that of a witness: its state machine is given nothing, and shows nothing.
+    pub fn is_witness(&self) -> bool {
+        self.engine.as_ref().map_or(self.disk.durable().hard, |e| e.hard_state()).witness
+    }
+
     /// Whether its state machine lacks what its log has compacted.
     pub(crate) fn is_behind_its_log(&self) -> bool {
         self.applied < self.log.compacted().index

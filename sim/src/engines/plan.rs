@@ -17,7 +17,7 @@ pub struct Plan {
     pub nodes: usize,
     /// How many of them, the first ones, the group begins with; the others may be added.
     pub members: usize,
-    /// Whether the last of the first members is a witness.
+    /// Whether the last of the first members is a witness, and some of those are that join.
     pub witness: bool,
     /// How much each node is preferred as the leader.
     pub priorities: Vec<u32>,
@@ -77,7 +77,7 @@ impl Plan {
         let mut operators = Rng::stream(seed, "operators");
         let spare = operators.pick(&[0, 0, 1, 2, 3]);
         let nodes = (members + spare).min(9).max(members);
-        let witness = members >= 3 && operators.chance(100);
+        let witness = members >= 3 && operators.chance(200);
         let preferences = operators.chance(200);
         let priorities =
             (0..nodes).map(|_| if preferences { operators.below(3) as u32 } else { 0 }).collect();

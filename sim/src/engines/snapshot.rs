@@ -44,6 +44,12 @@ impl Snapshot {
         Self { log: log.expect("its term was looked up"), state, nonce }
     }
 
+    /// What a witness gets of it: where it ends.
+    #[must_use]
+    pub fn without_data(&self) -> Self {
+        Self { log: self.log.withheld(), state: State::default(), nonce: self.nonce }
+    }
+
     /// The last entry whose effect is in it.
     pub fn last(&self) -> LogId {
         self.log.last()

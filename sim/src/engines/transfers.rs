@@ -52,6 +52,7 @@ pub(crate) struct Transfers {
 struct Sending {
     term: Term,
     session: u64,
+    witness: bool,
     /// The snapshot that it has begun with.
     snapshot: Arc<Snapshot>,
     data: Bytes,
@@ -149,17 +150,27 @@ impl World {
     // ---- the leader's end ----
 
     /// Begins to send the newest snapshot; with session 0 stops sending.
-    pub(crate) fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term, session: u64) {
+    pub(crate) fn send_snapshot(
+        &mut self,
+        id: NodeId,
+        to: NodeId,
+        (term, session): (Term, u64),
+        witness: bool,
+    ) {
         let node = self.nodes.get_mut(id);
         node.transfers.sending.remove(&to);
         if session == 0 {
             return;
         }
-        let snapshot = node.disk.durable().snapshot.clone();
+        let mut snapshot = node.disk.durable().snapshot.clone();
+        if witness {
+            snapshot = Arc::new(snapshot.without_data());
+        }
         let data = snapshot.to_bytes();
         let sending = Sending {
             term,
             session,
+            witness,
             snapshot,
             data,
             is_told: false,
@@ -231,6 +242,7 @@ impl World {
                     // Nothing is altered on the way here.
                     checksum: 0,
                     promise,
+                    witness: s.witness,
                 });
                 s.sent = end;
             }

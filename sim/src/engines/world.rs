@@ -445,7 +445,9 @@ impl World {
             ),
         );
         self.tell(&Fact::Started { node: id });
-        self.tell(&Fact::Restored { node: id, last: snapshot });
+        if !hard.witness {
+            self.tell(&Fact::Restored { node: id, last: snapshot });
+        }
         self.set_timer(id);
     }
 
@@ -460,10 +462,7 @@ impl World {
         if sabotage == Some(Sabotage::VoteForgotten) {
             // Not below the log's own term: the engine would see that and refuse to start.
             node.disk.tamper(|image| {
-                image.hard = quorate_engine::HardState {
-                    term: image.recovered().last().term,
-                    voted_for: None,
-                };
+                image.hard = quorate_engine::HardState::new(image.recovered().last().term, None);
             });
         }
         if sabotage == Some(Sabotage::SyncIgnored) {

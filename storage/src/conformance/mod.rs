@@ -339,7 +339,7 @@ fn submit(storage: &mut impl RaftStorage, ops: Vec<LogOp>) -> Receiver<Result<()
 }
 
 fn hard_state(term: u64, voted_for: Option<u64>) -> LogOp {
-    LogOp::HardState(HardState { term, voted_for })
+    LogOp::HardState(HardState::new(term, voted_for))
 }
 
 fn identity(cluster: u64) -> LogOp {

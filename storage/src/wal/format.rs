@@ -55,6 +55,7 @@ pub enum RecordKind {
 const SEGMENT_REUSED: u8 = 1;
 const GROUP_HAS_IDENTITY: u32 = 1;
 const GROUP_HAS_VOTED: u32 = 2;
+const GROUP_IS_WITNESS: u32 = 4;
 
 /// Length of a reset's body without its membership.
 const RESET_BYTES: usize = 32;
@@ -175,6 +176,7 @@ impl GroupHeader {
             hard_state: HardState {
                 term: u64_at(group, 40),
                 voted_for: (flags & GROUP_HAS_VOTED != 0).then(|| u64_at(group, 48)),
+                witness: flags & GROUP_IS_WITNESS != 0,
             },
             compacted: LogId::new(u64_at(group, 56), u64_at(group, 64)),
             last: LogId::new(u64_at(group, 72), u64_at(group, 80)),
@@ -214,6 +216,9 @@ impl GroupHeader {
         if let Some(candidate) = self.hard_state.voted_for {
             flags |= GROUP_HAS_VOTED;
             put_u64(out, 48, candidate);
+        }
+        if self.hard_state.witness {
+            flags |= GROUP_IS_WITNESS;
         }
         put_u32(out, 8, flags);
         put_u32(out, 12, self.configurations.len() as u32);
@@ -376,8 +381,9 @@ impl<'a> BatchWriter<'a> {
             }
             LogOp::HardState(hard_state) => {
                 put_u64(&mut body, 0, hard_state.term);
-                put_u64(&mut body, 8, u64::from(hard_state.voted_for.is_some()));
-                put_u64(&mut body, 16, hard_state.voted_for.unwrap_or(0));
+                let HardState { voted_for, witness, .. } = *hard_state;
+                put_u64(&mut body, 8, u64::from(voted_for.is_some()) | u64::from(witness) << 1);
+                put_u64(&mut body, 16, voted_for.unwrap_or(0));
                 self.record(RecordKind::HardState, group, &body)
             }
             LogOp::Append(block) => self.record(RecordKind::Append, group, block.bytes()),
@@ -509,13 +515,18 @@ pub(super) fn decode_records(
                 }),
             ),
             (kind, 24) if kind == RecordKind::HardState as u8 => {
-                let voted_for = match u64_at(&content, 8) {
-                    0 => None,
-                    1 => Some(u64_at(&content, 16)),
-                    _ => return senseless("a hard state with more than one vote"),
-                };
-                let hard_state = HardState { term: u64_at(&content, 0), voted_for };
-                Record::Op(group, LogOp::HardState(hard_state))
+                let flags = u64_at(&content, 8);
+                if flags > 3 {
+                    return senseless("a hard state with flags of another version");
+                }
+                Record::Op(
+                    group,
+                    LogOp::HardState(HardState {
+                        term: u64_at(&content, 0),
+                        voted_for: (flags & 1 != 0).then(|| u64_at(&content, 16)),
+                        witness: flags & 2 != 0,
+                    }),
+                )
             }
             (kind, _) if kind == RecordKind::Append as u8 => {
                 match EntryBlock::from_bytes(content) {

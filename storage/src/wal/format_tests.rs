@@ -24,7 +24,7 @@ fn header() -> SegmentHeader {
                 u64::MAX,
                 GroupHeader {
                     identity: None,
-                    hard_state: HardState { term: 9, voted_for: Some(0) },
+                    hard_state: HardState::new(9, Some(0)),
                     compacted: LogId::new(1, 2),
                     last: LogId::new(8, 90),
                     configurations: vec![
@@ -51,8 +51,8 @@ fn block() -> EntryBlock {
 fn ops() -> Vec<LogOp> {
     vec![
         LogOp::Identity(Identity { node: 1, incarnation: 2, cluster: 3 }),
-        LogOp::HardState(HardState { term: 4, voted_for: None }),
-        LogOp::HardState(HardState { term: 4, voted_for: Some(0) }),
+        LogOp::HardState(HardState::new(4, None)),
+        LogOp::HardState(HardState::new(4, Some(0))),
         LogOp::Append(block()),
         LogOp::Compact { through: LogId::new(4, 8) },
         LogOp::Reset { to: LogId::new(4, 100), configuration: (LogId::new(3, 90), membership(3)) },

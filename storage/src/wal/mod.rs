@@ -104,7 +104,7 @@ impl Default for WalOptions {
 ///
 /// let dir = tempfile::tempdir()?;
 /// let options = WalOptions { segment_bytes: 1 << 20, ..WalOptions::default() };
-/// let vote = HardState { term: 3, voted_for: Some(2) };
+/// let vote = HardState::new(3, Some(2));
 ///
 /// let wal = Wal::open(dir.path(), options.clone())?;
 /// let mut group = wal.group(1);

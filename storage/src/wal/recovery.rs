@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn hard_state(term: u64) -> LogOp {
-        LogOp::HardState(HardState { term, voted_for: None })
+        LogOp::HardState(HardState::new(term, None))
     }
 
     fn refused(found: Result<Replayed, StorageError>) -> String {

@@ -63,7 +63,7 @@ pub fn write(
 }
 
 pub fn hard_state(term: u64) -> LogOp {
-    LogOp::HardState(HardState { term, voted_for: Some(term % 3 + 1) })
+    LogOp::HardState(HardState::new(term, Some(term % 3 + 1)))
 }
 
 pub fn identity() -> LogOp {

@@ -3,14 +3,14 @@
 //! every acknowledged write is on every node; when it can't, on the disks of a quorum.
 
 use bytes::Bytes;
-use quorate_engine::{EntryKind, Index, Membership};
+use quorate_engine::{EntryKind, Index, LogId, Membership};
 
 use super::{Check, Fact, Nodes, is_majority};
 use crate::engines::image::LogImage;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Fate {
-    applied_at: Option<Index>,
+    applied_at: Option<LogId>,
     acknowledged: bool,
     overwritten: bool,
 }
@@ -23,24 +23,26 @@ pub(crate) struct AcknowledgedWrites {
     configured: Option<(Index, Membership)>,
 }
 
-/// Whether this command is at `index` of a log.
-fn holds(log: &LogImage, index: Index, command: &Bytes) -> bool {
-    log.block_at(index).is_some_and(|block| {
-        block.kind() == EntryKind::Command
-            && block.entries().nth((index - block.first()) as usize).as_ref() == Some(command)
-    })
+/// Whether a log has this command at `at`, or its place if it was withheld.
+fn holds(log: &LogImage, at: LogId, command: &Bytes) -> bool {
+    log.contains(at)
+        && log.block_at(at.index).is_some_and(|block| {
+            let place = (at.index - block.first()) as usize;
+            block.kind() == EntryKind::Command
+                && (block.is_withheld() || block.entries().nth(place).as_ref() == Some(command))
+        })
 }
 
 impl AcknowledgedWrites {
     /// Whether this command is at `index` on the disks of a quorum of the newest committed
     /// configuration, if it is joint of the new voters: the leader may be about to leave it. A disk
     /// that forgot counts with what it had.
-    fn on_a_quorum(&self, index: Index, command: &Bytes, nodes: &Nodes) -> Result<(), String> {
-        let has = |node| nodes.get(node).once_kept(|log| holds(log, index, command));
+    fn on_a_quorum(&self, at: LogId, command: &Bytes, nodes: &Nodes) -> Result<(), String> {
+        let has = |node| nodes.get(node).once_kept(|log| holds(log, at, command));
         if self.configured.as_ref().is_some_and(|(_, m)| is_majority(&m.settled(), has)) {
             return Ok(());
         }
-        Err(format!("{index} was acknowledged and is not on a quorum's disks"))
+        Err(format!("{at} was acknowledged and is not on a quorum's disks"))
     }
 
     fn fate(&mut self, command: &Bytes) -> Result<&mut Fate, String> {
@@ -53,7 +55,7 @@ impl AcknowledgedWrites {
     }
 
     /// Every acknowledged write, with where it was applied.
-    fn acknowledged(&self) -> impl Iterator<Item = Result<(Index, &Bytes), String>> {
+    fn acknowledged(&self) -> impl Iterator<Item = Result<(LogId, &Bytes), String>> {
         self.fates.iter().filter(|(_, fate)| fate.acknowledged).map(|(command, fate)| {
             let at = fate.applied_at.ok_or("acknowledged and never applied")?;
             Ok((at, command))
@@ -67,7 +69,7 @@ impl AcknowledgedWrites {
             let member = |id| self.configured.as_ref().is_some_and(|(_, m)| m.member(id).is_some());
             let mut up =
                 nodes.iter().filter(|n| n.engine.is_some() && n.stopped.is_none() && member(n.id));
-            if let Some(node) = up.find(|n| n.applied < at || !holds(&n.log, at, command)) {
+            if let Some(node) = up.find(|n| n.applied < at.index || !holds(&n.log, at, command)) {
                 return Err(format!("{at} was acknowledged, node {} lacks it", node.id));
             }
         }
@@ -86,8 +88,12 @@ impl Check for AcknowledgedWrites {
                 self.fates.push(((*payload).clone(), Fate::default()));
             }
             Fact::Acknowledged { index, payload } => {
-                self.fate(payload)?.acknowledged = true;
-                return self.on_a_quorum(*index, payload, nodes);
+                let fate = self.fate(payload)?;
+                fate.acknowledged = true;
+                let at = fate.applied_at.filter(|at| at.index == *index);
+                let at =
+                    at.ok_or_else(|| format!("acknowledged at {index} and not applied there"))?;
+                return self.on_a_quorum(at, payload, nodes);
             }
             Fact::Stepped { node } => {
                 let Some(engine) = &nodes.get(*node).engine else { return Ok(()) };
@@ -103,8 +109,8 @@ impl Check for AcknowledgedWrites {
             Fact::Settled => return self.everywhere(nodes),
             Fact::Stranded => {
                 return self.acknowledged().try_for_each(|acknowledged| {
-                    let (index, command) = acknowledged?;
-                    self.on_a_quorum(index, command, nodes)
+                    let (at, command) = acknowledged?;
+                    self.on_a_quorum(at, command, nodes)
                 });
             }
             Fact::Applied { id, kind: EntryKind::Command, payload, .. } => {
@@ -112,10 +118,10 @@ impl Check for AcknowledgedWrites {
                 if fate.overwritten {
                     return Err(format!("{id} applied, its client was told it did not happen"));
                 }
-                if fate.applied_at.is_some_and(|at| at != id.index) {
+                if fate.applied_at.is_some_and(|at| at != *id) {
                     return Err(format!("applied at {:?} and at {id}", fate.applied_at));
                 }
-                fate.applied_at = Some(id.index);
+                fate.applied_at = Some(*id);
             }
             Fact::Overwritten { payload } => {
                 let fate = self.fate(payload)?;

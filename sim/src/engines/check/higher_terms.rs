@@ -114,8 +114,15 @@ mod tests {
         let (follower, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
         let engine = world.nodes().get(follower).engine.as_ref().unwrap();
         let (term, promise) = (engine.term(), engine.config().election_timeout_min);
-        let heartbeat =
-            Message::Heartbeat(Heartbeat { term, session: 1, round: 1, commit: 0, promise });
+        let witness = false;
+        let heartbeat = Message::Heartbeat(Heartbeat {
+            term,
+            session: 1,
+            round: 1,
+            commit: 0,
+            promise,
+            witness,
+        });
         let request = Message::RequestVote(RequestVote {
             pre: false,
             term: term + 1,

@@ -136,6 +136,7 @@ mod tests {
                     round,
                     commit: 0,
                     promise: config.election_timeout_min,
+                    witness: false,
                 });
                 let answer = Message::HeartbeatAnswer(HeartbeatAnswer {
                     term,

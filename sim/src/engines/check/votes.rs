@@ -33,7 +33,7 @@ impl Votes {
             ));
         }
         // A later term on the disk forbids another vote in this one as well.
-        let bound = hard.term > term || hard == HardState { term, voted_for: Some(choice) };
+        let bound = hard.term > term || (hard.term, hard.voted_for) == (term, Some(choice));
         if !bound {
             return Err(format!(
                 "node {} votes for {choice} in term {term}, its disk: {hard}",
