@@ -775,11 +775,11 @@ impl Engine {
             notice(from, Notice::Violation("a second leader in one term"), out);
             return false;
         }
-        if self.hard.witness && !witness && !planted::on("witness-becomes-replica") {
+        if self.hard.witness && !witness {
             notice(from, Notice::WantsCommands, out);
             return false;
         }
-        if witness && !self.hard.witness {
+        if witness && !self.hard.witness && !planted::on("witness-forgets-what-it-is") {
             self.set_hard_state(HardState { witness, ..self.hard });
         }
         true

@@ -379,6 +379,10 @@ mod tests {
             vec![hard(8, None)],
             vec![hard(9, Some(1)), hard(9, Some(2))],
             vec![hard(9, Some(1)), hard(9, None)],
+            vec![
+                LogOp::HardState(HardState { witness: true, ..HardState::new(9, None) }),
+                hard(10, None),
+            ],
         ];
         for ops in bad {
             assert!(s.check(&ops).is_err(), "{ops:?}");

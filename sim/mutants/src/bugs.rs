@@ -147,7 +147,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 71] = [
+pub(crate) static BUGS: [Bug; 74] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -533,5 +533,23 @@ pub(crate) static BUGS: [Bug; 71] = [
         "a change is made to a membership that the operator has not seen",
         200,
         &[SEEN],
+    ),
+    protocol(
+        "commands-to-witnesses",
+        "a witness that keeps commands, or a replica that lacks them",
+        200,
+        &[MATCHING],
+    ),
+    protocol(
+        "witness-forgets-what-it-is",
+        "a witness that keeps commands, or a replica that lacks them",
+        200,
+        &[MATCHING],
+    ),
+    protocol(
+        "witness-campaigns",
+        "a witness leads, and has no commands to replicate",
+        200,
+        &[ACCUSED, MATCHING],
     ),
 ];

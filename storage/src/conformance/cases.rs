@@ -106,6 +106,28 @@ pub(super) fn configurations<F: Fixture>(s: &mut Session<F>) {
     s.crash(storage);
 }
 
+/// The log of a witness, which was a full replica for its first entries.
+pub(super) fn withheld<F: Fixture>(s: &mut Session<F>) {
+    let withheld = |term, first, count| match append(term, first, count) {
+        LogOp::Append(block) => LogOp::Append(block.withheld()),
+        _ => unreachable!("it appends"),
+    };
+    let mut storage = append_all(s, vec![configuration(0, 1, 3), append(1, 2, 3)]);
+    let witness = HardState { witness: true, ..HardState::new(9, Some(2)) };
+    s.write(&mut storage, vec![LogOp::HardState(witness), withheld(2, 5, 40)]);
+    s.write(&mut storage, vec![configuration(2, 45, 4), withheld(2, 46, 7)]);
+    s.expect_entries(&storage);
+    let mut storage = s.crash(storage);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![withheld(4, 30, 2), withheld(4, 32, 1000)]);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(2, 20) }]);
+    let mut storage = s.crash(storage);
+    s.expect_entries(&storage);
+    s.write(&mut storage, vec![LogOp::Compact { through: LogId::new(4, 500) }]);
+    s.crash(storage);
+}
+
 pub(super) fn order<F: Fixture>(s: &mut Session<F>) {
     let mut storage = s.start();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -94,6 +94,7 @@ pub fn cases<F: Fixture>() -> Vec<Case<F>> {
         ("a block replaces the suffix from its first index", cases::overwrite),
         ("a block replaces from the middle of another", cases::overwrite_inside_a_block),
         ("terms and configurations follow a truncation", cases::configurations),
+        ("what a witness keeps is read back as written", cases::withheld),
         ("completions come in order", cases::order),
         ("what completed survives a crash", cases::completed_survives),
         ("a crash keeps a prefix of whole batches", cases::prefix),
@@ -257,8 +258,8 @@ impl<F: Fixture> Session<F> {
     }
 }
 
-/// Entry by index: term, kind, codec version, payload.
-type Entries = BTreeMap<Index, (u64, EntryKind, u16, Bytes)>;
+/// Entry by index: term, kind, codec version, payload; none if it is withheld.
+type Entries = BTreeMap<Index, (u64, EntryKind, u16, Option<Bytes>)>;
 
 #[derive(Clone, Debug, Default)]
 struct Model {
@@ -271,8 +272,9 @@ struct Model {
 }
 
 fn put(entries: &mut Entries, block: &EntryBlock) {
-    for (index, payload) in (block.first()..).zip(block.entries()) {
-        entries.insert(index, (block.term(), block.kind(), block.codec(), payload));
+    let mut payloads = block.entries();
+    for index in block.first()..=block.last().index {
+        entries.insert(index, (block.term(), block.kind(), block.codec(), payloads.next()));
     }
 }
 
@@ -303,6 +305,7 @@ impl Model {
         let mut configurations = Vec::from_iter(self.base.clone());
         for (&index, (term, kind, _, payload)) in &self.entries {
             if *kind == EntryKind::Configuration {
+                let payload = payload.as_ref().expect("a configuration is never withheld");
                 let membership = Membership::from_bytes(payload).expect("the model's own bytes");
                 configurations.push((LogId::new(*term, index), membership));
             }

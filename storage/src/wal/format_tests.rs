@@ -21,6 +21,13 @@ fn header() -> SegmentHeader {
         groups: vec![
             (1, GroupHeader { identity: Some(identity), ..GroupHeader::default() }),
             (
+                2,
+                GroupHeader {
+                    hard_state: HardState { witness: true, ..HardState::new(3, None) },
+                    ..GroupHeader::default()
+                },
+            ),
+            (
                 u64::MAX,
                 GroupHeader {
                     identity: None,
@@ -53,7 +60,10 @@ fn ops() -> Vec<LogOp> {
         LogOp::Identity(Identity { node: 1, incarnation: 2, cluster: 3 }),
         LogOp::HardState(HardState::new(4, None)),
         LogOp::HardState(HardState::new(4, Some(0))),
+        LogOp::HardState(HardState { witness: true, ..HardState::new(5, None) }),
+        LogOp::HardState(HardState { witness: true, ..HardState::new(6, Some(9)) }),
         LogOp::Append(block()),
+        LogOp::Append(block().withheld()),
         LogOp::Compact { through: LogId::new(4, 8) },
         LogOp::Reset { to: LogId::new(4, 100), configuration: (LogId::new(3, 90), membership(3)) },
     ]
@@ -76,7 +86,7 @@ fn a_segment_header_round_trips_and_every_flip_is_seen() {
     let bytes = header().encode();
     let configurations: usize =
         [1, 4].map(|n| CONFIGURATION_BYTES + align(membership(n).to_bytes().len())).iter().sum();
-    assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES + 2 * GROUP_BYTES + configurations);
+    assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES + 3 * GROUP_BYTES + configurations);
     assert_eq!(SegmentHeader::decode(&bytes).unwrap(), header());
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
@@ -97,14 +107,14 @@ fn a_batch_round_trips_and_stands_where_it_was_written() {
     assert!(bytes.len() as u64 <= room + ends, "more than what room is made for");
     let header = BatchHeader::decode(&bytes, &salt, 512).unwrap();
     let expected =
-        BatchHeader { length: bytes.len() as u32, records: 8, sequence: 42, durable: 256 };
+        BatchHeader { length: bytes.len() as u32, records: 11, sequence: 42, durable: 256 };
     assert_eq!(header, expected);
     let records = decode_records(&bytes, &salt, &header).unwrap();
     let found: Vec<Record> = records.iter().map(|(_, record)| record.clone()).collect();
     let mut expected: Vec<Record> = ops().into_iter().map(|op| Record::Op(6, op)).collect();
     expected.extend([Record::Seal, Record::Next { segment: 8 }]);
     assert_eq!(found, expected);
-    let at = records[3].0;
+    let at = records[5].0;
     assert_eq!(bytes.slice(at..at + block().bytes().len()), block().bytes());
 
     assert!(BatchHeader::decode(&bytes, &salt, 520).is_err(), "another offset");

@@ -41,6 +41,9 @@ impl Check for LogMatching {
                 prev = block.last();
                 continue;
             }
+            if nodes.get(*node).is_witness() && block.kind() == EntryKind::Command {
+                return Err(format!("node {node} is a witness and writes the commands {block}"));
+            }
             for payload in block.entries() {
                 let id = LogId::new(block.term(), prev.index + 1);
                 let entry = (block.kind(), payload, prev);
