@@ -113,7 +113,7 @@ pub(super) fn withheld<F: Fixture>(s: &mut Session<F>) {
         _ => unreachable!("it appends"),
     };
     let mut storage = append_all(s, vec![configuration(0, 1, 3), append(1, 2, 3)]);
-    let witness = HardState { witness: true, ..HardState::new(9, Some(2)) };
+    let witness = HardState { witness: true, ..HardState::new(10, None) };
     s.write(&mut storage, vec![LogOp::HardState(witness), withheld(2, 5, 40)]);
     s.write(&mut storage, vec![configuration(2, 45, 4), withheld(2, 46, 7)]);
     s.expect_entries(&storage);
