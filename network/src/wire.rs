@@ -52,9 +52,8 @@ pub(crate) const MAX_HEADER_BYTES: usize = 8 << 20;
 /// piece of a vectored write costs more than copying a few cache lines.
 const SHARED_FROM_BYTES: usize = 4096;
 
-/// The shortest block: its header and one empty entry.
-const MIN_BLOCK_BYTES: usize =
-    quorate_engine::block::BLOCK_HEADER_BYTES + quorate_engine::block::ENTRY_OVERHEAD_BYTES;
+/// The shortest block: one whose commands are withheld.
+const MIN_BLOCK_BYTES: usize = quorate_engine::block::BLOCK_HEADER_BYTES;
 
 /// Length of the number before each command or response.
 const LENGTH_BYTES: usize = 4;

@@ -40,13 +40,16 @@ fn block() -> impl Strategy<Value = EntryBlock> {
     let id = (any::<u64>(), 1..u64::MAX / 2).prop_map(|(term, index)| LogId::new(term, index));
     let commands = proptest::collection::vec(payload(), 1..5);
     prop_oneof![
-        4 => (id.clone(), any::<u16>(), commands).prop_map(|(id, codec, commands)| {
-            let mut batch = Batch::new(codec);
-            for command in &commands {
-                batch.push(command);
+        4 => (id.clone(), any::<u16>(), commands, any::<bool>()).prop_map(
+            |(id, codec, commands, withheld)| {
+                let mut batch = Batch::new(codec);
+                for command in &commands {
+                    batch.push(command);
+                }
+                let block = batch.seal(id);
+                if withheld { block.withheld() } else { block }
             }
-            batch.seal(id)
-        }),
+        ),
         1 => id.clone().prop_map(EntryBlock::noop),
         1 => id.prop_map(|id| {
             let members = Membership::of_voters([(1, "one:1"), (2, "two:2")]).unwrap();

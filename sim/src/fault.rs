@@ -152,6 +152,8 @@ pub enum Change {
     /// A node becomes a learner, if it is no member. If it had stopped because its disk was
     /// replaced, it is started again.
     Add(NodeId),
+    /// The same, to become a witness.
+    AddWitness(NodeId),
     /// A learner becomes a voter.
     Promote(NodeId),
     /// A voter becomes a learner.
@@ -366,7 +368,8 @@ impl Kind {
             Kind::Change => {
                 let into = other;
                 let change = match rng.below(10) {
-                    0..=2 => Change::Add(node),
+                    0 | 1 => Change::Add(node),
+                    2 => Change::AddWitness(node),
                     3 | 4 => Change::Promote(node),
                     5 => Change::Demote(node),
                     6 | 7 => Change::Remove(node),
@@ -596,6 +599,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Add(id) => write!(f, "add {id}"),
+            Change::AddWitness(id) => write!(f, "add {id} as a witness"),
             Change::Promote(id) => write!(f, "promote {id}"),
             Change::Demote(id) => write!(f, "demote {id}"),
             Change::Remove(id) => write!(f, "remove {id}"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::{NodeId, Raft, RoleKind};
+use quorate::{Membership, NodeId, Raft, RoleKind};
 
 use crate::cluster::Cluster;
 use crate::cluster::nemesis::inflict;
@@ -303,7 +303,8 @@ impl Run {
                 }
                 self.sim.sleep(RETRY).await;
             }
-            for key in 0..self.keys {
+            let keys = if self.is_witness(id) { 0 } else { self.keys };
+            for key in 0..keys {
                 while !self.reads(id, key).await {
                     if self.sim.elapsed() > end {
                         return self.sim.fail(PROMISE, format!("no read at node {id}"));
@@ -318,8 +319,9 @@ impl Run {
         }
     }
 
-    /// Operators make every node a voter again: those who were removed come back with the disk they
-    /// have. `false` if that is not done within twice the bound.
+    /// Operators make every node a voter again, as far as there are not too many witnesses for that:
+    /// those who were removed come back with the disk they have. `false` if that is not done within
+    /// twice the bound.
     async fn reunites(&self, bound: Duration) -> bool {
         let end = self.sim.elapsed() + bound * 2;
         while self.sim.elapsed() < end {
@@ -327,16 +329,44 @@ impl Run {
             let leaders = leader.filter(|(metrics, _)| metrics.role == RoleKind::Leader);
             if let Some((metrics, leader)) = leaders.max_by_key(|(metrics, _)| metrics.term) {
                 let members = metrics.membership.expect("a leader has a configuration");
-                let all = self.cluster.members();
-                let Some(out) = all.into_iter().find(|id| !members.voters().contains(id)) else {
-                    return true;
+                let Some((out, witness)) = self.who_is_out(&members) else { return true };
+                let (place, known) = (format!("node-{out}"), members.member(out));
+                let change = match known {
+                    // It was added as what it can't be.
+                    Some(known) if witness && !known.witness => leader.remove(out),
+                    _ if witness => leader.add_witness(out, place),
+                    _ => leader.add_voter(out, place),
                 };
-                let place = format!("node-{out}");
-                leader.add_voter(out, place).timeout(bound / 2).await.ok();
+                change.timeout(bound / 2).await.ok();
             }
             self.sim.sleep(RETRY).await;
         }
         false
+    }
+
+    /// Somebody who is no voter and could be one, and whether as a witness. Full replicas first: the
+    /// more there are, the more witnesses there may be.
+    fn who_is_out(&self, members: &Membership) -> Option<(NodeId, bool)> {
+        let all = self.cluster.members().into_iter();
+        let out = all.filter(|id| !members.voters().contains(id));
+        let with_role = out.map(|id| {
+            let known = members.member(id).is_some_and(|member| member.witness);
+            (id, known || self.is_witness(id))
+        });
+        let too_many = |id: NodeId| {
+            let as_witness = members.settled().with_learner(id, "")?.with_witness(id);
+            as_witness?.promoted(id)
+        };
+        with_role
+            .filter(|(id, witness)| {
+                let learns = members.member(*id).is_some_and(|member| member.witness);
+                !(*witness && learns && too_many(*id).is_err())
+            })
+            .min_by_key(|(_, witness)| *witness)
+    }
+
+    fn is_witness(&self, id: NodeId) -> bool {
+        self.cluster.try_node(id).is_some_and(|node| node.metrics().witness)
     }
 
     async fn writes(&self, id: NodeId) -> bool {
@@ -354,7 +384,7 @@ impl Run {
     }
 
     fn check(&self) {
-        for id in self.cluster.members() {
+        for id in self.cluster.members().into_iter().filter(|id| !self.is_witness(*id)) {
             if let Err(what) = self.ledger.is_whole_on(id) {
                 self.sim.fail("everything is on every node", what);
             }

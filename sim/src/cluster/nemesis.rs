@@ -119,6 +119,7 @@ async fn change_membership<S: StateMachine>(change: Change, seen: Seen, cluster:
     let metrics = node.metrics();
     let asked = match change {
         Change::Add(id) => node.add_learner(id, place(id)),
+        Change::AddWitness(id) => node.add_witness(id, place(id)),
         Change::Promote(id) => node.promote(id),
         Change::Demote(id) => node.demote(id),
         Change::Remove(id) => node.remove(id),

@@ -120,7 +120,7 @@ impl World {
             Seen::TheNewest => Some(newest),
             Seen::AnOlder => Some(older.unwrap_or(LogId::ZERO)),
         };
-        if let Change::Add(id) = change {
+        if let Change::Add(id) | Change::AddWitness(id) = change {
             self.start_anew(id);
         }
         self.asked_for = expected.map(|seen| (seen, newest));
@@ -130,13 +130,16 @@ impl World {
 
     fn changed(&self, m: Membership, change: Change) -> Result<Membership, MembershipError> {
         match change {
-            Change::Add(id) if id > self.plan.nodes as u64 => Ok(m),
-            Change::Add(id) if m.member(id).is_some() => Ok(m),
-            Change::Add(id) => {
-                let witness = self.nodes.get(id).is_witness();
+            Change::Add(id) | Change::AddWitness(id)
+                if id > self.plan.nodes as u64 || m.member(id).is_some() =>
+            {
+                Ok(m)
+            }
+            Change::Add(id) | Change::AddWitness(id) => {
+                let asked = matches!(change, Change::AddWitness(_)) && !self.plan.may_forget();
                 let m = m.with_learner(id, format!("n{id}"))?;
-                // What was a witness can be nothing else. What was not may become one.
-                if witness || self.plan.witness && id % 2 == 0 { m.with_witness(id) } else { Ok(m) }
+                // What was a witness can be nothing else.
+                if asked || self.nodes.get(id).is_witness() { m.with_witness(id) } else { Ok(m) }
             }
             Change::Promote(id) => m.promoted(id),
             Change::Demote(id) => m.demoted(id),

@@ -17,7 +17,7 @@ pub struct Plan {
     pub nodes: usize,
     /// How many of them, the first ones, the group begins with; the others may be added.
     pub members: usize,
-    /// Whether the last of the first members is a witness, and some of those are that join.
+    /// Whether the last of the first members is a witness.
     pub witness: bool,
     /// How much each node is preferred as the leader.
     pub priorities: Vec<u32>,
@@ -144,6 +144,11 @@ impl Plan {
     /// Whether the number of voters may change.
     pub(crate) fn may_change(&self) -> bool {
         self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
+    }
+
+    /// Whether a disk may forget what it had synced.
+    pub(crate) fn may_forget(&self) -> bool {
+        self.faults.iter().any(|planned| planned.fault.forgets())
     }
 
     /// What there is to leave out.
