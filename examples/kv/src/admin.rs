@@ -50,6 +50,13 @@ pub enum Change {
         /// Where.
         addr: String,
     },
+    /// A new voter that is given no values: a learner first, like any.
+    AddWitness {
+        /// Who.
+        id: u64,
+        /// Where.
+        addr: String,
+    },
     /// A learner becomes a voter, when it has caught up.
     Promote {
         /// Who.
@@ -94,6 +101,7 @@ impl Change {
         match self {
             Change::Add { addr, .. }
             | Change::AddLearner { addr, .. }
+            | Change::AddWitness { addr, .. }
             | Change::Replace { addr, .. }
             | Change::Address { addr, .. } => Some(addr),
             Change::Promote { .. }
@@ -178,6 +186,7 @@ impl From<SnapshotError> for ApiError {
         let word = match &error {
             SnapshotError::Nothing => Word::NotFound,
             SnapshotError::Stopped => Word::Timeout,
+            SnapshotError::Witness => Word::NotLeader,
             _ => Word::Failed,
         };
         Self::new(word, error.to_string())
@@ -187,7 +196,7 @@ impl From<SnapshotError> for ApiError {
 /// Linearizable, like every other read: a change that was answered shows everywhere.
 async fn members(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     if !is_stale_read(&uri)? {
-        app.raft.ensure_linearizable().await?;
+        app.catch_up().await?;
         // The store may have seen an entry a moment before the metrics show what came with it.
         let wait = app.raft.wait(app.read_timeout);
         let shown = wait.until("what was read", |m| m.committed >= m.applied).await;
@@ -208,6 +217,7 @@ async fn change(State(app): State<App>, body: Body) -> Result<Response, ApiError
     let change = match change {
         Change::Add { id, addr } => raft.add_voter(id, addr),
         Change::AddLearner { id, addr } => raft.add_learner(id, addr),
+        Change::AddWitness { id, addr } => raft.add_witness(id, addr),
         Change::Promote { id } => raft.promote(id),
         Change::Demote { id } => raft.demote(id),
         Change::Remove { id } => raft.remove(id),
@@ -314,6 +324,10 @@ mod tests {
             (
                 r#"{"op":"add_learner","id":4,"addr":"h:1"}"#,
                 Change::AddLearner { id, addr: addr.clone() },
+            ),
+            (
+                r#"{"op":"add_witness","id":4,"addr":"h:1"}"#,
+                Change::AddWitness { id, addr: addr.clone() },
             ),
             (r#"{"op":"promote","id":4}"#, Change::Promote { id }),
             (r#"{"op":"demote","id":4}"#, Change::Demote { id }),

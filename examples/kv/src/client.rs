@@ -138,6 +138,8 @@ pub struct Status {
     pub matched: std::collections::BTreeMap<u64, u64>,
     /// Whether it was told that it is no member any more.
     pub removed: bool,
+    /// Whether it is a witness, which has no values.
+    pub witness: bool,
     /// Why the node stopped, if it had to.
     pub fatal: Option<String>,
 }

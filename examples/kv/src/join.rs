@@ -26,8 +26,29 @@ pub struct Join {
     pub server: Server,
     /// Where the others find this node.
     pub address: String,
+    /// As what.
+    pub role: Role,
+}
+
+/// As what a node joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// To vote.
+    Voter,
     /// To receive, and not to vote.
-    pub learner: bool,
+    Learner,
+    /// To vote, and not to receive.
+    Witness,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Role::Voter => "voter",
+            Role::Learner => "learner",
+            Role::Witness => "witness",
+        }
+    }
 }
 
 /// What a node is, as far as it knows.
@@ -59,7 +80,7 @@ impl Join {
         let (id, server) = (raft.id(), &self.server);
         match place(&raft.metrics()) {
             Place::Voter => return Ok(()),
-            Place::Learner if self.learner => return Ok(()),
+            Place::Learner if self.role == Role::Learner => return Ok(()),
             Place::Blank | Place::Learner => {}
             Place::None => {
                 tracing::warn!(
@@ -83,8 +104,11 @@ impl Join {
 
     async fn ask(&self, id: u64) -> Result<(), Exit> {
         let addr = self.address.clone();
-        let change =
-            if self.learner { Change::AddLearner { id, addr } } else { Change::Add { id, addr } };
+        let change = match self.role {
+            Role::Voter => Change::Add { id, addr },
+            Role::Learner => Change::AddLearner { id, addr },
+            Role::Witness => Change::AddWitness { id, addr },
+        };
         let server = &self.server;
         let client = Client::new(CHANGE_TIMEOUT + REACH);
         let mut told = String::new();
@@ -110,17 +134,16 @@ impl Join {
 
     /// Waits until the node has its place in its own log: the leader has reached it.
     async fn reached(&self, raft: &Raft<Store>) {
-        let (id, learner) = (raft.id(), self.learner);
+        let (id, role) = (raft.id(), self.role);
         let in_place = move |m: &Metrics| match place(m) {
             Place::Voter => true,
-            Place::Learner => learner,
+            Place::Learner => role == Role::Learner,
             Place::Blank | Place::None => false,
         };
         while raft.wait(REACH).until("its place", in_place).await.is_err() {
             tracing::warn!("no leader has reached node {id} at {} yet; can it?", self.address);
         }
-        let role = if learner { "learner" } else { "voter" };
-        tracing::info!("node {id} has joined as a {role}");
+        tracing::info!("node {id} has joined as a {}", role.as_str());
     }
 
     /// Completes when the node had to stop before it had anything: the cluster knows its id with

@@ -65,6 +65,28 @@ impl App {
             .with_state(self)
     }
 
+    /// The value of `key`, as linearizable as the read through the log that a witness needs.
+    async fn get_by_the_log(&self, key: String) -> Result<(u64, Option<Bytes>), ApiError> {
+        match self.write(Command::Get { key }).await? {
+            store::Response::Get { index, value } => Ok((index, value)),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Waits until this node knows of everything that was answered before this call.
+    pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
+        match self.raft.ensure_linearizable().await {
+            Err(ReadError::Witness) => {
+                // There is no key without a name: only its place in the log is asked for.
+                let (index, _) = self.get_by_the_log(String::new()).await?;
+                let wait = self.raft.wait(self.read_timeout);
+                let here = wait.until("what was read", move |m| m.applied >= index).await;
+                here.map(drop).map_err(|_| ReadError::Timeout.into())
+            }
+            done => Ok(done?),
+        }
+    }
+
     /// Proposes a command until it is done, may have been done, or its time is up.
     async fn write(&self, command: Command) -> Result<store::Response, ApiError> {
         let start = Instant::now();
@@ -162,6 +184,8 @@ impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         let word = match error {
             ReadError::Overloaded => Word::Overloaded,
+            // It is at the wrong node, though any other would do.
+            ReadError::Witness => Word::NotLeader,
             _ => Word::Timeout,
         };
         Self::new(word, error.to_string())
@@ -190,12 +214,17 @@ async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Re
         let key = key.clone();
         move |store: &Store| store.get(&key)
     };
-    let value = if is_stale_read(&uri)? {
-        app.raft.read_stale(look).await?
+    let read = if is_stale_read(&uri)? {
+        app.raft.read_stale(look).await
     } else {
-        app.raft.read(look).await?
+        app.raft.read(look).await
     };
-    match value.map_err(|failure| ApiError::new(Word::Failed, failure.to_string()))? {
+    let value = match read {
+        Ok(value) => value.map_err(|e| ApiError::new(Word::Failed, e.to_string()))?,
+        Err(ReadError::Witness) => app.get_by_the_log(key.clone()).await?.1,
+        Err(error) => return Err(error.into()),
+    };
+    match value {
         Some(value) => {
             Ok(([(header::CONTENT_TYPE, "application/octet-stream")], value).into_response())
         }
@@ -339,6 +368,7 @@ async fn status(State(app): State<App>) -> Response {
         members: Members,
         matched: BTreeMap<u64, u64>,
         removed: bool,
+        witness: bool,
         fatal: Option<String>,
     }
     #[derive(Default, Serialize)]
@@ -371,6 +401,7 @@ async fn status(State(app): State<App>) -> Response {
         members: members.unwrap_or_default(),
         matched: metrics.matched,
         removed: metrics.removed.is_some(),
+        witness: metrics.witness,
         fatal: metrics.fatal,
     };
     json(StatusCode::OK, &status)

@@ -39,6 +39,11 @@ pub enum Command {
         /// What it is to hold.
         value: String,
     },
+    /// Asks for the value of `key` by way of the log, for a node that has no values.
+    Get {
+        /// The key.
+        key: String,
+    },
 }
 
 /// What a caller is told of its command.
@@ -63,6 +68,13 @@ pub enum Response {
     },
     /// Not compared: the key holds bytes that are no UTF-8, and no string equals them.
     NotText,
+    /// Looked up, where the log entry `index` stands.
+    Get {
+        /// The place in the log.
+        index: u64,
+        /// What the key holds.
+        value: Option<Bytes>,
+    },
 }
 
 impl Command {
@@ -70,7 +82,7 @@ impl Command {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Command::Put { key, value } => key.len() + value.len(),
-            Command::Delete { key } => key.len(),
+            Command::Delete { key } | Command::Get { key } => key.len(),
             Command::Cas { key, value, .. } => key.len() + value.len(),
         }
     }
@@ -110,6 +122,7 @@ pub(crate) fn execute(
             Response::Put { index }
         }
         Command::Delete { key } => Response::Delete { deleted: values.remove(&key)? },
+        Command::Get { key } => Response::Get { index, value: values.value(&key)? },
         Command::Cas { key, expect, value } => {
             let current = values.value(&key)?;
             let current = match current.as_ref().map(|bytes| std::str::from_utf8(bytes)) {
@@ -278,7 +291,9 @@ mod tests {
         let value = Bytes::from_static(&[0, 255]);
         let put = Command::Put { key: "k".into(), value: value.clone() };
         assert_eq!(run(&mut store, 7, put), Response::Put { index: 7 });
-        assert_eq!(store.get("k").cloned(), Some(value));
+        assert_eq!(store.get("k").cloned(), Some(value.clone()));
+        let get = Command::Get { key: "k".into() };
+        assert_eq!(run(&mut store, 8, get), Response::Get { index: 8, value: Some(value) });
         let delete = Command::Delete { key: "k".into() };
         assert_eq!(run(&mut store, 8, delete.clone()), Response::Delete { deleted: true });
         assert_eq!(run(&mut store, 9, delete), Response::Delete { deleted: false });

@@ -101,7 +101,7 @@ async fn ask(
             Outcome::Returned(Output::Cas { swapped, current })
         }
         Ok(Response::Delete { deleted }) => Outcome::Returned(Output::Deleted { existed: deleted }),
-        Ok(Response::NotText) => unreachable!("values are texts here"),
+        Ok(other) => unreachable!("values are texts, and reads are none of these: {other:?}"),
         Err(error) if error.may_have_happened() => Outcome::Unknown,
         Err(_) => Outcome::Failed,
     }

@@ -37,6 +37,9 @@ pub(crate) enum Admin {
         /// Let it stay a learner
         #[arg(long)]
         learner: bool,
+        /// Make it a witness: it votes, and is given no values
+        #[arg(long, conflicts_with = "learner")]
+        witness: bool,
         #[arg(value_name = "ID", value_parser = id())]
         id: u64,
         /// Where the others find it
@@ -130,9 +133,12 @@ pub(crate) async fn run(command: Admin) -> Result<(), Exit> {
             });
             show_members(&target, &members.await?)
         }
-        Admin::Add { how, learner, id, address: addr } => {
-            let change =
-                if learner { Change::AddLearner { id, addr } } else { Change::Add { id, addr } };
+        Admin::Add { how, learner, witness, id, address: addr } => {
+            let change = match (learner, witness) {
+                (true, _) => Change::AddLearner { id, addr },
+                (_, true) => Change::AddWitness { id, addr },
+                _ => Change::Add { id, addr },
+            };
             change_members(&how, &change, (!learner).then_some(id)).await
         }
         Admin::Remove { how, id } => change_members(&how, &Change::Remove { id }, None).await,

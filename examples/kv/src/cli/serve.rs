@@ -8,7 +8,7 @@ use clap::Args;
 use kv::admin::check_address;
 use kv::client::Server;
 use kv::error::Exit;
-use kv::join::Join;
+use kv::join::{Join, Role};
 use kv::node::{self, Origin, Settings, StoreKind};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -52,6 +52,9 @@ pub(crate) struct Serve {
     /// Join as a learner, which receives everything and does not vote
     #[arg(long, conflicts_with = "peers")]
     learner: bool,
+    /// Join as a witness, which votes and keeps no values; for as long as --data lives
+    #[arg(long, conflicts_with_all = ["peers", "learner"])]
+    witness: bool,
     /// Where the others find this node when it joins; --raft if left out
     #[arg(long, value_name = "ADDR", conflicts_with = "peers", value_parser = address)]
     advertise: Option<String>,
@@ -120,7 +123,11 @@ pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
                 None => address(&args.raft)
                     .map_err(|error| Exit::unusable(format!("--raft: {error}, or --advertise")))?,
             },
-            learner: args.learner,
+            role: match (args.learner, args.witness) {
+                (true, _) => Role::Learner,
+                (_, true) => Role::Witness,
+                _ => Role::Voter,
+            },
         }),
         (None, peers) => Origin::First {
             peers: peers.expect("required without --join"),

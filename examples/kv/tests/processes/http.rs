@@ -230,6 +230,7 @@ async fn status_has_exactly_its_fields() {
             "members",
             "matched",
             "removed",
+            "witness",
             "fatal",
         ];
         // A script may compare the text, so the order is the documented one.

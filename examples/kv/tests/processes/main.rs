@@ -14,3 +14,4 @@ mod http;
 mod members;
 mod partitions;
 mod support;
+mod witness;
