@@ -21,7 +21,7 @@
 //! | `propose 1 x3` | a client proposes three commands |
 //! | `spare 4` | node 4 with an empty disk, no member |
 //! | `priority 3 5` | node 3 starts anew with an empty disk and priority 5 |
-//! | `learner 1 4`, `promote 1 4`, `remove 1 4` | an operator asks node 1 for this change of member 4 |
+//! | `learner 1 4`, `witness 1 4`, `promote 1 4`, `remove 1 4` | an operator asks node 1 for this change of member 4 |
 //! | `transfer 1 2`, `transfer 1` | an operator asks node 1 to hand over to 2, to anyone; within a second |
 //! | `campaign 1`, `forget leader 1` | an operator tells node 1 |
 //! | `read 1 7` | a client reads, and calls the read 7 |
@@ -107,11 +107,14 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
             let priority = second()?.parse().ok()?;
             c.add(Config { priority, ..Config::new(id()?) }, Image::default());
         }
-        ("learner" | "promote" | "remove", _) => {
+        ("learner" | "witness" | "promote" | "remove", _) => {
             let member = second()?.parse().ok()?;
             let now = c.configured(id()?).settled();
             let to = match verb {
                 "learner" => now.with_learner(member, format!("n{member}")),
+                "witness" => now
+                    .with_learner(member, format!("n{member}"))
+                    .and_then(|now| now.with_witness(member)),
                 "promote" => now.promoted(member),
                 _ => now.without(member),
             };
