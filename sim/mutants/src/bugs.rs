@@ -147,7 +147,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 74] = [
+pub(crate) static BUGS: [Bug; 75] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -551,5 +551,11 @@ pub(crate) static BUGS: [Bug; 74] = [
         "a witness leads, and has no commands to replicate",
         200,
         &[ACCUSED, MATCHING],
+    ),
+    node(
+        "parts-in-any-order",
+        "parts of a snapshot are lost, or come in another order",
+        600,
+        &[MACHINES, STOPS],
     ),
 ];
