@@ -7,6 +7,7 @@
 //! restoring of a snapshot of the leader: one queue, so none of them can overtake another.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,8 +16,8 @@ use futures::FutureExt;
 use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
 use quorate_storage::{
-    ApplyMark, Codec, Committed, LogReadError, LogReader, Snapshot, SnapshotReader, SnapshotStore,
-    StateMachine,
+    ApplyMark, Codec, Committed, Failure, LogReadError, LogReader, Snapshot, SnapshotReader,
+    SnapshotStore, StateMachine,
 };
 use tokio::sync::Notify;
 
@@ -243,21 +244,13 @@ impl<S: StateMachine> ApplyWorker<S> {
         if self.witness {
             return Ok(View { last, configuration, snapshot: Snapshot::from_bytes(Bytes::new()) });
         }
-        let snapshot = AssertUnwindSafe(self.machine.snapshot())
-            .catch_unwind()
-            .await
-            .map_err(|panic| format!("the state machine panicked: {}", panic_text(&*panic)))?
-            .map_err(|failure| failure.to_string())?;
+        let snapshot = guarded(self.machine.snapshot(), || "give a snapshot".into()).await?;
         Ok(View { last, configuration, snapshot })
     }
 
     /// Up to where the state machine has its state on its own disk.
     async fn mark(&mut self) -> Result<LogId, Cause> {
-        let durable = AssertUnwindSafe(self.machine.durable())
-            .catch_unwind()
-            .await
-            .map_err(|panic| format!("the state machine panicked: {}", panic_text(&*panic)))?
-            .map_err(|failure| format!("the state machine can't keep its state: {failure}"))?;
+        let durable = guarded(self.machine.durable(), || "keep its state".into()).await?;
         let last = durable.map(|mark| mark.last()).unwrap_or_default();
         if last > self.applied {
             return Err(format!("the state machine marks {last}, applied is {}", self.applied));
@@ -310,14 +303,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         if self.durable_machine {
             self.machine.keep(ApplyMark::new(last, configuration));
         }
-        AssertUnwindSafe(self.machine.restore(reader.into()))
-            .catch_unwind()
-            .await
-            .map_err(|panic| {
-                let text = panic_text(panic.as_ref());
-                format!("the state machine panicked while it restored {last}: {text}")
-            })?
-            .map_err(|failure| format!("the state machine failed to restore {last}: {failure}"))
+        guarded(self.machine.restore(reader.into()), || format!("restore {last}")).await
     }
 
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
@@ -366,18 +352,8 @@ impl<S: StateMachine> ApplyWorker<S> {
             Vec::new()
         } else {
             let (first, count) = (ids[0], ids.len());
-            let responses = AssertUnwindSafe(self.machine.apply(entries))
-                .catch_unwind()
-                .await
-                .map_err(|panic| {
-                    format!(
-                        "the state machine panicked while it applied {first}..{through}: {}",
-                        panic_text(panic.as_ref())
-                    )
-                })?
-                .map_err(|failure| {
-                    format!("the state machine failed to apply {first}..{through}: {failure}")
-                })?;
+            let what = || format!("apply {first}..{through}");
+            let responses = guarded(self.machine.apply(entries), what).await?;
             if responses.len() != count {
                 return Err(format!(
                     "the state machine gave {} responses for the {count} commands \
@@ -529,6 +505,21 @@ impl<S: StateMachine> Answers<S> {
             }
         }
         self.remote
+    }
+}
+
+/// Lets the state machine do `what`: that it fails, or panics, is a cause to stop.
+async fn guarded<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    what: impl FnOnce() -> String,
+) -> Result<T, Cause> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(failure)) => Err(format!("the state machine failed to {}: {failure}", what())),
+        Err(panic) => {
+            let text = panic_text(panic.as_ref());
+            Err(format!("the state machine panicked when it was to {}: {text}", what()))
+        }
     }
 }
 

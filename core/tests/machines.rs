@@ -21,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_breaks_stops_its_node_with_the_log_id_and_the_cause() {
     for (fault, words) in [
-        (Fault::Panic, "panicked while it applied"),
+        (Fault::Panic, "panicked when it was to apply"),
         (Fault::Fail, "told to fail"),
         (Fault::TooFewResponses, "gave 0 responses for the 1 commands"),
         (Fault::TooManyResponses, "gave 2 responses for the 1 commands"),
