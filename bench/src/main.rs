@@ -11,6 +11,7 @@ mod failure;
 mod framework;
 mod measure;
 mod report;
+mod snapshot;
 mod subject;
 
 use std::process::ExitCode;
@@ -32,11 +33,17 @@ struct Cli {
 enum What {
     /// Writes per second of a three-node cluster in one process: the cost of the framework alone.
     Framework(framework::Options),
+    /// A new node joins a store of gigabytes by a snapshot: how fast, and in how much memory.
+    Snapshot(snapshot::Options),
+    #[command(hide = true)]
+    StoreAlone(snapshot::AloneOptions),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Framework(options) => framework::run(&options),
+        What::Snapshot(options) => snapshot::run(&options),
+        What::StoreAlone(options) => snapshot::run_alone(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,100 @@
+//! What the state machine takes by itself: the same database, in a process of its own, without a node.
+//!
+//! A redb database has a cache of pages (64 MiB in `kv`), so a node that reads or writes all of it
+//! grows by that much whether or not anything is sent to anyone. To tell this from what the
+//! framework takes, a process does nothing but read a view of the leader's database to its end, and
+//! another nothing but restore the snapshot that the new node has received.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use clap::{Args, ValueEnum};
+use kv::store::Store;
+use kv::table::Table;
+use quorate::{Failure as StoreFailure, Snapshot, StateMachine as _};
+use quorate_storage::snapshot::file::open_file;
+use serde::{Deserialize, Serialize};
+
+use super::memory::Memory;
+use crate::failure::Failure;
+
+/// One of the two processes. Started by `bench snapshot`; nobody types it.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[arg(value_enum)]
+    what: What,
+    /// The database: an existing one to be read, a new one to be restored.
+    database: PathBuf,
+    /// What is restored.
+    #[arg(required_if_eq("what", "restore"))]
+    snapshot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Takes a view and reads it to its end.
+    View,
+    /// Restores a snapshot.
+    Restore,
+}
+
+/// What it took.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Alone {
+    /// With the database open and nothing done.
+    pub(super) before: Memory,
+    /// At the end.
+    pub(super) after: Memory,
+}
+
+/// The work of the process: prints an [`Alone`], or `null`, on standard output.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime
+        .map_err(|e| Failure::new(format!("no runtime: {e}"), "raise the limit on threads"))?;
+    let done = runtime.block_on(work(options)).map_err(|failure| {
+        Failure::new(format!("the database: {failure}"), "is there room on the disk?")
+    })?;
+    println!("{}", serde_json::json!(done));
+    Ok(())
+}
+
+async fn work(options: &Options) -> Result<Option<Alone>, StoreFailure> {
+    let mut store = Store::Table(Table::open(&options.database)?);
+    let before = Memory::of(process::id());
+    match &options.snapshot {
+        None => {
+            for piece in store.snapshot().await? {
+                piece?;
+            }
+        }
+        Some(snapshot) => store.restore(Snapshot::from(open_file(snapshot)?)).await?,
+    }
+    let after = Memory::of(process::id());
+    Ok(before.zip(after).map(|(before, after)| Alone { before, after }))
+}
+
+/// Measures reading a view of `database` to its end.
+pub(super) async fn view(database: &Path) -> Result<Option<Alone>, Failure> {
+    measure(&["view".as_ref(), database]).await
+}
+
+/// Measures restoring `snapshot` into the new `database`.
+pub(super) async fn restore(database: &Path, snapshot: &Path) -> Result<Option<Alone>, Failure> {
+    measure(&["restore".as_ref(), database, snapshot]).await
+}
+
+async fn measure(arguments: &[&Path]) -> Result<Option<Alone>, Failure> {
+    let failed = |why: String| {
+        Failure::new(format!("the database by itself: {why}"), "report this as a bug")
+    };
+    let own = env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let mut command = tokio::process::Command::new(own);
+    command.arg("store-alone").args(arguments).kill_on_drop(true);
+    let output = command.output().await.map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))
+}
