@@ -17,14 +17,14 @@ use super::memory::Memory;
 use crate::failure::Failure;
 
 /// How long it may take.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of the new node.
 pub(super) struct Joined {
     pub(super) node: Running,
     pub(super) begun: Instant,
-    pub(super) ended: Instant,
-    pub(super) steps: Steps,
+    /// When each was over.
+    pub(super) steps: [(Step, Instant); 4],
     /// The snapshot that it received.
     pub(super) snapshot: PathBuf,
     /// Of the leader, with the peak since the beginning.
@@ -32,31 +32,39 @@ pub(super) struct Joined {
     pub(super) node_memory: Option<Memory>,
 }
 
-/// How long each step took.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Steps {
+/// What happens one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
     /// From the start of the new node until the leader has a snapshot for it.
-    pub(super) build: Duration,
+    Build,
     /// Until the new node has all of it, durably.
-    pub(super) send: Duration,
+    Send,
     /// Until the new node's database holds it.
-    pub(super) restore: Duration,
+    Restore,
     /// Until it is a voter that has caught up.
-    pub(super) catch_up: Duration,
+    CatchUp,
 }
 
-impl Steps {
-    pub(super) fn sum(&self) -> Duration {
-        self.build + self.send + self.restore + self.catch_up
+impl Step {
+    /// As it is told while it goes on, and in the report.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Step::Build => "the leader writes the snapshot",
+            Step::Send => "it is sent, and durable",
+            Step::Restore => "the new node restores it",
+            Step::CatchUp => "it becomes a voter, and catches up",
+        }
     }
 }
 
 /// Which steps are over, and since when.
 #[derive(Default)]
 struct Over {
-    build: Option<Duration>,
-    send: Option<Duration>,
-    restore: Option<Duration>,
+    build: Option<Instant>,
+    send: Option<Instant>,
+    restore: Option<Instant>,
+    /// The entry that the snapshot ends with.
+    through: u64,
     /// What was committed when the node was first seen to be a voter.
     level: Option<u64>,
 }
@@ -90,35 +98,37 @@ pub(super) async fn join(
         }
         // It does not serve from its first moment on.
         let at_node = client.status(&node.server).await.ok();
-        let now = begun.elapsed();
+        let now = Instant::now();
         if at_leader.snapshot > before.snapshot {
             over.build.get_or_insert(now);
         }
-        if let Some(at_node) = at_node.filter(|node| node.snapshot > 0) {
-            if over.send.is_none() {
+        if let Some(at_node) = at_node {
+            if over.send.is_none() && at_node.snapshot > 0 {
                 // It is deleted when the node's own log is compacted.
                 keep(&node.data, snapshot)?;
-                over.send = Some(now);
+                (over.send, over.through) = (Some(now), at_node.snapshot);
             }
-            if at_node.applied >= at_node.snapshot {
+            if over.send.is_some() && at_node.applied >= over.through {
                 over.restore.get_or_insert(now);
             }
-            if at_leader.members.voters.contains(&id) {
+            if over.restore.is_some() && at_leader.members.voters.contains(&id) {
                 let level = *over.level.get_or_insert(at_leader.committed);
                 if at_node.applied >= level {
                     break;
                 }
             }
         }
-        match &over {
-            Over { build: None, .. } => {
-                progress.snapshot("the leader writes a snapshot", &leader.data);
-            }
-            Over { send: None, .. } => progress.snapshot("the snapshot is sent", &node.data),
-            Over { restore: None, .. } => progress.step("the new node restores it"),
-            _ => progress.step("the new node catches up"),
+        let (step, data) = match &over {
+            Over { build: None, .. } => (Step::Build, Some(&leader.data)),
+            Over { send: None, .. } => (Step::Send, Some(&node.data)),
+            Over { restore: None, .. } => (Step::Restore, None),
+            _ => (Step::CatchUp, None),
+        };
+        progress.step(step.as_str());
+        if let Some(data) = data {
+            progress.snapshot(data);
         }
-        if now > PATIENCE {
+        if now > begun + PATIENCE {
             return Err(Failure::new(
                 format!("the new node is no voter after {PATIENCE:?}"),
                 "look at how fast the disk is; if that is well, report this as a bug",
@@ -130,16 +140,15 @@ pub(super) async fn join(
     let Over { build: Some(build), send: Some(send), restore: Some(restore), .. } = over else {
         return Err(Failure::new("the new node needed no snapshot", "report this as a bug"));
     };
-    let steps = Steps {
-        build,
-        send: send.saturating_sub(build),
-        restore: restore - send,
-        catch_up: (ended - begun).saturating_sub(restore),
-    };
     Ok(Joined {
         begun,
-        ended,
-        steps,
+        // Between two looks more than one may be over, in any order.
+        steps: [
+            (Step::Build, build.min(send)),
+            (Step::Send, send),
+            (Step::Restore, restore),
+            (Step::CatchUp, ended),
+        ],
         snapshot: snapshot.to_owned(),
         leader_memory: Memory::of(leader.pid),
         node_memory: Memory::of(node.pid),

@@ -26,6 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_storage::snapshot::file::open_file;
 use tempfile::TempDir;
 use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::alone::{Options as AloneOptions, run as run_alone};
@@ -33,7 +34,7 @@ use self::cluster::{Cluster, Running};
 use self::join::join;
 use self::load::{Steady, Values};
 use self::memory::Memory;
-use self::report::{Leader, Measured, NewNode};
+use self::report::{Leader, Measured, NewNode, Span};
 use crate::failure::Failure;
 
 /// For how long the steady writes are left to warm up before anything is noted.
@@ -100,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let progress = Progress::new(options);
     let measured = runtime.block_on(async {
         tokio::select! { biased;
-            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
             measured = measure(options, &program, directory.path(), &progress) => measured,
         }
     });
@@ -113,6 +114,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report::print(&measured, options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
     })
+}
+
+/// Completes on Ctrl-C and on SIGTERM: gigabytes are not left behind.
+async fn asked_to_stop() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! { biased;
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
 }
 
 /// A fresh directory, in `parent` if one is named.
@@ -157,9 +167,8 @@ impl Progress {
         }
     }
 
-    /// The step `what`, done as far as there are bytes of a snapshot in the directory `data`.
-    fn snapshot(&self, what: &'static str, data: &Path) {
-        self.step(what);
+    /// The step is as far as there are bytes of a snapshot in the directory `data`.
+    fn snapshot(&self, data: &Path) {
         let files = fs::read_dir(data).into_iter().flatten().flatten();
         let snapshots = files.filter(|f| f.file_name().to_string_lossy().starts_with("snapshot-"));
         self.bar.set_position(snapshots.flat_map(|f| f.metadata()).map(|m| m.len()).sum());
@@ -199,19 +208,23 @@ async fn measure(
         let resets = Memory::reset_peak(leader.pid);
         let begun = Instant::now();
         sleep(Duration::from_secs(options.seconds.into())).await;
-        let before = Memory::of(leader.pid).filter(|_| resets);
+        let memory_before = Memory::of(leader.pid).filter(|_| resets);
         let writes = (begun, Instant::now());
         let joined =
             join(&mut cluster, &leader, &directory.join("received.snap"), progress).await?;
         check(&cluster, &joined.node, &values, count).await?;
-        Ok((before, writes, joined))
+        Ok((memory_before, writes, joined))
     };
-    let (before, (from, to), joined) = tokio::select! { biased;
+    let (memory_before, (from, to), joined) = tokio::select! { biased;
         watched = watched => watched?,
         failure = steady.failed() => return Err(failure),
     };
-    let (writes_before, writes_meanwhile) =
-        (steady.pace(from, to), steady.pace(joined.begun, joined.ended));
+    let span = |from, to: Instant| Span { time: to - from, writes: steady.pace(from, to) };
+    let before = span(from, to);
+    let mut begun = joined.begun;
+    let steps =
+        joined.steps.map(|(step, over)| (step, span(std::mem::replace(&mut begun, over), over)));
+    let join = span(joined.begun, begun);
     drop(steady);
 
     progress.during("stopping all nodes", cluster.stop()).await?;
@@ -229,10 +242,10 @@ async fn measure(
         value_bytes: options.value_bytes,
         snapshot_bytes: snapshot.info().bytes,
         fill,
-        steps: joined.steps,
-        writes_before,
-        writes_meanwhile,
-        leader: before
+        before,
+        steps: steps.to_vec(),
+        join,
+        leader: memory_before
             .zip(joined.leader_memory)
             .zip(view)
             .map(|((before, meanwhile), view)| Leader { before, meanwhile, view }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::alone::Alone;
-use super::join::Steps;
+use super::join::Step;
 use super::load::Pace;
 use super::memory::Memory;
 use super::size::human;
@@ -20,12 +20,22 @@ pub(super) struct Measured {
     /// The content of the snapshot.
     pub(super) snapshot_bytes: u64,
     pub(super) fill: Duration,
-    pub(super) steps: Steps,
-    pub(super) writes_before: Pace,
-    pub(super) writes_meanwhile: Pace,
+    /// The steady writes before the new node came.
+    pub(super) before: Span,
+    /// What came then, in order, and the steady writes meanwhile.
+    pub(super) steps: Vec<(Step, Span)>,
+    /// All of these together.
+    pub(super) join: Span,
     /// `None` where the system does not tell, as below.
     pub(super) leader: Option<Leader>,
     pub(super) new_node: Option<NewNode>,
+}
+
+/// A time, and the steady writes in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) time: Duration,
+    pub(super) writes: Pace,
 }
 
 /// The leader's memory.
@@ -86,35 +96,51 @@ struct Json {
     values: u64,
     value_bytes: u64,
     snapshot_bytes: u64,
-    fill_s: f64,
-    fill_bytes_s: u64,
-    build_s: f64,
-    send_s: f64,
-    restore_s: f64,
-    catch_up_s: f64,
-    join_s: f64,
-    send_bytes_s: u64,
-    join_bytes_s: u64,
-    writes_before: Writes,
-    writes_meanwhile: Writes,
+    fill: Row,
+    before: Row,
+    build: Row,
+    send: Row,
+    restore: Row,
+    catch_up: Row,
+    join: Row,
     leader: Option<Use>,
     new_node: Option<Use>,
 }
 
+/// What went on for a time. Null is what does not apply.
 #[derive(Serialize)]
-struct Writes {
-    writes_s: f64,
-    p99_us: u64,
-    max_us: u64,
+struct Row {
+    seconds: f64,
+    bytes_s: Option<u64>,
+    writes_s: Option<f64>,
+    p99_us: Option<u64>,
+    max_us: Option<u64>,
 }
 
-impl From<&Pace> for Writes {
-    fn from(pace: &Pace) -> Self {
+impl Row {
+    /// Of `time`, in which `bytes` were moved.
+    fn new(time: Duration, bytes: Option<u64>, writes: Option<Pace>) -> Self {
         Self {
-            writes_s: (pace.writes_s * 10.0).round() / 10.0,
-            p99_us: pace.p99.as_micros() as u64,
-            max_us: pace.max.as_micros() as u64,
+            seconds: (time.as_secs_f64() * 1e3).round() / 1e3,
+            bytes_s: bytes.map(|bytes| per_second(bytes, time)),
+            writes_s: writes.map(|pace| (pace.writes_s * 10.0).round() / 10.0),
+            p99_us: writes.map(|pace| pace.p99.as_micros() as u64),
+            max_us: writes.map(|pace| pace.max.as_micros() as u64),
         }
+    }
+
+    fn line(&self, what: &str) -> String {
+        let millis = |us: Option<u64>| us.map(|us| format!("{:.1}", us as f64 / 1e3));
+        let cell = Option::unwrap_or_default;
+        let line = format!(
+            "{what:<34} {:>8.2} {:>13} {:>9} {:>8} {:>8}",
+            self.seconds,
+            cell(self.bytes_s.map(|bytes| format!("{}/s", human(bytes)))),
+            cell(self.writes_s.map(|writes| format!("{writes:.1}"))),
+            cell(millis(self.p99_us)),
+            cell(millis(self.max_us)),
+        );
+        line.trim_end().to_owned()
     }
 }
 
@@ -130,25 +156,32 @@ pub(super) fn print(measured: &Measured, json: bool) -> io::Result<()> {
 }
 
 impl Measured {
+    fn fill(&self) -> Row {
+        Row::new(self.fill, Some(self.values * self.value_bytes), None)
+    }
+
+    fn row(&self, span: &Span, moves: bool) -> Row {
+        Row::new(span.time, moves.then_some(self.snapshot_bytes), Some(span.writes))
+    }
+
+    fn step(&self, step: Step) -> Row {
+        let (_, span) = self.steps.iter().find(|(s, _)| *s == step).expect("each step was taken");
+        self.row(span, step != Step::CatchUp)
+    }
+
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
-        let seconds = |time: Duration| (time.as_secs_f64() * 1e3).round() / 1e3;
-        let (steps, bytes) = (&self.steps, self.snapshot_bytes);
         let json = Json {
             nodes: self.nodes,
             values: self.values,
             value_bytes: self.value_bytes,
-            snapshot_bytes: bytes,
-            fill_s: seconds(self.fill),
-            fill_bytes_s: per_second(self.values * self.value_bytes, self.fill),
-            build_s: seconds(steps.build),
-            send_s: seconds(steps.send),
-            restore_s: seconds(steps.restore),
-            catch_up_s: seconds(steps.catch_up),
-            join_s: seconds(steps.sum()),
-            send_bytes_s: per_second(bytes, steps.send),
-            join_bytes_s: per_second(bytes, steps.sum()),
-            writes_before: (&self.writes_before).into(),
-            writes_meanwhile: (&self.writes_meanwhile).into(),
+            snapshot_bytes: self.snapshot_bytes,
+            fill: self.fill(),
+            before: self.row(&self.before, false),
+            build: self.step(Step::Build),
+            send: self.step(Step::Send),
+            restore: self.step(Step::Restore),
+            catch_up: self.step(Step::CatchUp),
+            join: self.row(&self.join, true),
             leader: self.leader.as_ref().map(Leader::memory),
             new_node: self.new_node.as_ref().map(NewNode::memory),
         };
@@ -157,7 +190,6 @@ impl Measured {
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
-        let (bytes, steps) = (self.snapshot_bytes, &self.steps);
         writeln!(
             out,
             "A node joined {} with {} values of {}: a snapshot of {}.\n",
@@ -167,31 +199,17 @@ impl Measured {
             },
             self.values,
             human(self.value_bytes),
-            human(bytes),
+            human(self.snapshot_bytes),
         )?;
-        let mut row = |what: &str, bytes: Option<u64>, time: Duration| {
-            let rate = bytes.map(|bytes| format!("{}/s", human(per_second(bytes, time))));
-            let line =
-                format!("{what:<40} {:>9.2} {:>14}", time.as_secs_f64(), rate.unwrap_or_default());
-            writeln!(out, "{}", line.trim_end())
-        };
-        row("filling the store", Some(self.values * self.value_bytes), self.fill)?;
-        row("the leader writes the snapshot", Some(bytes), steps.build)?;
-        row("it is sent, and durable", Some(bytes), steps.send)?;
-        row("the new node restores it", Some(bytes), steps.restore)?;
-        row("it is a voter that has caught up", None, steps.catch_up)?;
-        row("joining, in all", Some(bytes), steps.sum())?;
-        writeln!(
-            out,
-            "\n{:<40} {:>9} {:>14} {:>10}",
-            "steady writes", "per s", "p99 ms", "max ms"
-        )?;
-        for (what, pace) in [("before", &self.writes_before), ("meanwhile", &self.writes_meanwhile)]
-        {
-            let millis = |time: Duration| time.as_secs_f64() * 1e3;
-            let (p99, max) = (millis(pace.p99), millis(pace.max));
-            writeln!(out, "{what:<40} {:>9.1} {p99:>14.1} {max:>10.1}", pace.writes_s)?;
+        let heading = ["seconds", "", "writes/s", "p99 ms", "max ms"];
+        let [seconds, bytes, writes, p99, max] = heading;
+        writeln!(out, "{:<34} {seconds:>8} {bytes:>13} {writes:>9} {p99:>8} {max:>8}", "")?;
+        writeln!(out, "{}", self.fill().line("filling the store"))?;
+        writeln!(out, "{}", self.row(&self.before, false).line("steady writes, nothing else"))?;
+        for (step, _) in &self.steps {
+            writeln!(out, "{}", self.step(*step).line(step.as_str()))?;
         }
+        writeln!(out, "{}", self.row(&self.join, true).line("joining, in all"))?;
         let heading = ["before", "at most", "database alone", "extra"];
         writeln!(
             out,
