@@ -87,21 +87,7 @@ impl Table {
         f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<ApplyMark>), Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let db = self.db.clone();
-        let work = move || {
-            let mut write = db.begin_write()?;
-            write.set_durability(if durable { Durability::Immediate } else { Durability::None });
-            let result = {
-                let mut values = OpenTable(write.open_table(VALUES)?);
-                let (result, mark) = f(&mut values)?;
-                if let Some(mark) = mark {
-                    write.open_table(MARK)?.insert((), &mark.to_bytes()[..])?;
-                }
-                result
-            };
-            write.commit()?;
-            Ok(result)
-        };
-        tokio::task::spawn_blocking(work).await?
+        tokio::task::spawn_blocking(move || transact(&db, durable, f)).await?
     }
 
     /// Makes everything applied durable, and tells up to where that is.
@@ -127,19 +113,58 @@ impl Table {
         Ok(Snapshot::new(pairs))
     }
 
-    /// Takes over a snapshot and the mark that goes with it, in one transaction.
+    /// Takes over a snapshot and the mark that goes with it, in transactions of bounded size: one for
+    /// all would hold twice the room, and its one sync would hold up every other on the disk.
+    ///
+    /// The first removes the mark, the last stores the new one. A node that ends in between finds
+    /// none when it starts again, and restores the snapshot once more.
     pub(crate) async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
-        let mark = self.mark.take();
-        self.transaction(true, move |values| {
-            values.0.retain(|_, _| false)?;
-            for pair in crate::store::pairs(snapshot) {
-                let (key, value) = pair?;
-                values.put(key, value)?;
+        let (db, mut mark) = (self.db.clone(), self.mark.take());
+        let work = move || {
+            let clear = db.begin_write()?;
+            clear.delete_table(VALUES)?;
+            clear.delete_table(MARK)?;
+            clear.open_table(VALUES)?;
+            clear.open_table(MARK)?;
+            clear.commit()?;
+            let mut pairs = crate::store::pairs(snapshot);
+            let mut more = true;
+            while more {
+                more = transact(&db, true, |values| {
+                    let mut bytes = 0;
+                    while bytes < SYNC_BYTES {
+                        let Some(pair) = pairs.next() else { return Ok((false, mark.take())) };
+                        let (key, value) = pair?;
+                        bytes += key.len() + value.len();
+                        values.put(key, value)?;
+                    }
+                    Ok((true, None))
+                })?;
             }
-            Ok(((), mark))
-        })
-        .await
+            Ok(())
+        };
+        tokio::task::spawn_blocking(work).await?
     }
+}
+
+/// Runs `f` in one transaction and stores the mark it gives.
+fn transact<T>(
+    db: &Database,
+    durable: bool,
+    f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<ApplyMark>), Failure>,
+) -> Result<T, Failure> {
+    let mut write = db.begin_write()?;
+    write.set_durability(if durable { Durability::Immediate } else { Durability::None });
+    let result = {
+        let mut values = OpenTable(write.open_table(VALUES)?);
+        let (result, mark) = f(&mut values)?;
+        if let Some(mark) = mark {
+            write.open_table(MARK)?.insert((), &mark.to_bytes()[..])?;
+        }
+        result
+    };
+    write.commit()?;
+    Ok(result)
 }
 
 /// The values in a transaction that is being made.
@@ -196,5 +221,42 @@ mod tests {
         table.restore(Snapshot::from_bytes(view)).await.unwrap();
         assert_eq!(table.get("k").unwrap().unwrap(), "one", "the view is of its moment");
         assert_eq!(table.durable().await.unwrap(), mark(9));
+    }
+
+    /// The content of a snapshot of `count` pairs, in as many pieces.
+    fn pieces(count: usize) -> impl Iterator<Item = Result<Bytes, Failure>> {
+        (0..count).map(|n| {
+            let pair = (format!("{n:04}"), Bytes::from(vec![n as u8; 1 << 20]));
+            Ok(postcard::to_stdvec(&pair)?.into())
+        })
+    }
+
+    /// A restore takes several transactions. Ended between two of them, it has taken nothing over:
+    /// the next start finds no mark, so the node restores it again.
+    #[tokio::test]
+    async fn a_restore_that_breaks_off_leaves_no_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.redb");
+        let mut table = Table::open(&path).unwrap();
+        table.keep(mark(2));
+        table.apply(vec![put(2, "one")]).await.unwrap();
+        assert_eq!(table.durable().await.unwrap(), mark(2));
+
+        let count = (SYNC_BYTES >> 20) + 8;
+        let broken = pieces(count).chain([Err(Failure::msg("torn"))]);
+        table.keep(mark(9));
+        assert!(table.restore(Snapshot::new(broken)).await.is_err());
+        drop(table);
+        let mut table = Table::open(&path).unwrap();
+        assert_eq!(table.durable().await.unwrap(), ApplyMark::default());
+        assert!(table.get("0000").unwrap().is_some(), "a transaction of it was made");
+
+        table.keep(mark(9));
+        table.restore(Snapshot::new(pieces(count).skip(1))).await.unwrap();
+        assert_eq!(table.durable().await.unwrap(), mark(9));
+        assert_eq!(table.get("k").unwrap(), None);
+        assert_eq!(table.get("0000").unwrap(), None, "the first try is gone");
+        let last = format!("{:04}", count - 1);
+        assert_eq!(table.get(&last).unwrap().unwrap().len(), 1 << 20);
     }
 }
