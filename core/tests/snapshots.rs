@@ -163,6 +163,53 @@ async fn a_throttled_transfer_with_a_break_goes_on_where_it_stood() {
     cluster.shutdown().await;
 }
 
+/// A sender that hears nothing stops after eight parts, and one that is answered is never further
+/// ahead: this many parts, not the size of the snapshot, are what a transfer has in memory.
+#[tokio::test(start_paused = true)]
+async fn eight_parts_at_most_are_under_way() {
+    const PART: u64 = 200;
+    let settings = config(|c| {
+        on_demand(c);
+        c.snapshot_part_bytes = PART as usize;
+    });
+    let (mut cluster, leader, away) = with_much_to_send(settings).await;
+    let is_answer = |message: &Message| {
+        matches!(message, Message::Raft(quorate_engine::Message::InstallSnapshotAnswer(_)))
+    };
+    cluster.network.only(move |_, envelope| !is_answer(&envelope.message));
+    cluster.start(away).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let sent_through = |sent: &[quorate::Envelope]| {
+        let end = |message: &Message| match message {
+            Message::Raft(quorate_engine::Message::InstallSnapshot(m)) => {
+                m.offset + m.data.len() as u64
+            }
+            _ => 0,
+        };
+        sent.iter().map(|envelope| end(&envelope.message)).max().unwrap_or_default()
+    };
+    assert_eq!(sent_through(&cluster.network.recorded()), 8 * PART);
+
+    cluster.network.record();
+    cluster.network.calm();
+    let level = cluster.nodes[&leader].metrics().applied;
+    cluster.nodes[&away].wait(PATIENCE).applied(level).await.unwrap();
+    let sent = cluster.network.recorded();
+    assert!(sent_through(&sent) > 20_000);
+    // The answers that were lost have told nobody.
+    let mut answered = 0;
+    for (n, envelope) in sent.iter().enumerate() {
+        if let Message::Raft(quorate_engine::Message::InstallSnapshotAnswer(m)) = &envelope.message
+        {
+            answered = answered.max(m.have.offset);
+        }
+        let through = sent_through(&sent[n..=n]);
+        assert!(through <= answered + 8 * PART, "{through} sent, {answered} answered");
+    }
+    cluster.ledger().await;
+    cluster.shutdown().await;
+}
+
 /// Parts and answers are lost, copied, late and out of order.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_gets_through_a_bad_network() {

@@ -12,6 +12,7 @@ mod demo;
 mod faults;
 mod http;
 mod members;
+mod memory;
 mod partitions;
 mod support;
 mod witness;
