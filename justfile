@@ -10,6 +10,10 @@ demo *ARGS:
 bench *ARGS:
     cargo run --release -p bench -- framework {{ARGS}}
 
+# A new node joins a store of gigabytes by a snapshot.
+bench-snapshot *ARGS:
+    cargo run --release -p bench -- snapshot {{ARGS}}
+
 # Simulated clusters under seeded faults.
 simulate *ARGS:
     cargo run --release -p simulate -- {{ARGS}}

@@ -1,8 +1,9 @@
 //! Benchmarks of Quorate, side by side with its peers.
 //!
-//! A number of one program on one machine says little. So each subcommand runs Quorate and what
-//! it is compared with in one process, in turns, and reports medians and spreads of many short
-//! rounds: a machine that slows down half-way slows down everybody.
+//! A number of one program on one machine says little. So `framework` runs Quorate and what it is
+//! compared with in one process, in turns, and reports medians and spreads of many short rounds: a
+//! machine that slows down half-way slows down everybody. `snapshot` can't, with its gigabytes: it
+//! shows what goes on before beside what goes on meanwhile.
 //!
 //! Exit codes: 0 done, 1 failed (`error: what; what to do` on standard error), 2 wrong usage,
 //! 130 interrupted.

@@ -73,8 +73,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
 
-    /// Where the data goes, in a directory that is removed at the end; needs about twice the size
-    /// of the store for each node, and twice for the new one.
+    /// Where the data goes, in a directory that is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
