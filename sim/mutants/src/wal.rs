@@ -246,7 +246,10 @@ fn next_batch(model: &mut MemoryStorage, rng: &mut Rng) -> Vec<LogOp> {
                 (now.hard_state.term, now.last.index, now.compacted.index);
             let inside = (last > compacted).then(|| rng.between(compacted + 1, last));
             let op = match (rng.below(10), inside) {
-                (0 | 1, _) => LogOp::HardState(HardState::new(term + rng.between(1, 2), Some(rng.between(1, 5)))),
+                (0 | 1, _) => LogOp::HardState(HardState::new(
+                    term + rng.between(1, 2),
+                    Some(rng.between(1, 5)),
+                )),
                 (2 | 3, Some(index)) => {
                     let run = now.runs.iter().rev().find(|run| run.first <= index);
                     let term = run.expect("each entry is in a run").term;
