@@ -1,21 +1,25 @@
 //! What the state machine takes by itself: the same database, in a process of its own, without a node.
 //!
 //! A redb database has a cache of pages (64 MiB in `kv`), so a node that reads or writes all of it
-//! grows by that much whether or not anything is sent to anyone. To tell this from what the
-//! framework takes, a process does nothing but read a view of the leader's database to its end, and
-//! another nothing but restore the snapshot that the new node has received.
+//! grows by that much, and by what the allocator loses where large pages take the place of small
+//! ones, whether or not anything is sent to anyone. To tell this from what the framework takes, a
+//! process does nothing but read a view of the leader's database to its end, with as many of the
+//! steady writes before and meanwhile as the leader had; and another nothing but restore the
+//! snapshot that the new node has received.
 
 use std::env;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use clap::{Args, ValueEnum};
-use kv::store::Store;
+use kv::store::{Command, Store};
 use kv::table::Table;
-use quorate::{Failure as StoreFailure, Snapshot, StateMachine as _};
+use quorate::{Committed, Failure as StoreFailure, LogId, Snapshot, StateMachine as _};
 use quorate_storage::snapshot::file::open_file;
 use serde::{Deserialize, Serialize};
 
+use super::load::Values;
 use super::memory::Memory;
 use crate::failure::Failure;
 
@@ -29,6 +33,15 @@ pub(crate) struct Options {
     /// What is restored.
     #[arg(required_if_eq("what", "restore"))]
     snapshot: Option<PathBuf>,
+    /// Steady writes before the view is taken.
+    #[arg(long, default_value_t = 0)]
+    before: u64,
+    /// Steady writes while it is read.
+    #[arg(long, default_value_t = 0)]
+    meanwhile: u64,
+    /// About how many values there are.
+    #[arg(long, default_value_t = 1)]
+    values: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,7 +55,7 @@ enum What {
 /// What it took.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Alone {
-    /// With the database open and nothing done.
+    /// With the database open and the writes done that come before.
     pub(super) before: Memory,
     /// At the end.
     pub(super) after: Memory,
@@ -62,11 +75,18 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
 async fn work(options: &Options) -> Result<Option<Alone>, StoreFailure> {
     let mut store = Store::Table(Table::open(&options.database)?);
+    let mut writes = 0..options.before + options.meanwhile;
+    write(&mut store, &mut writes, options.before).await?;
     let before = Memory::of(process::id());
     match &options.snapshot {
         None => {
-            for piece in store.snapshot().await? {
+            for (n, piece) in (1..).zip(store.snapshot().await?) {
                 piece?;
+                // Spread over the whole of it.
+                let due =
+                    options.before + options.meanwhile * n.min(options.values) / options.values;
+                let due = due - writes.start;
+                write(&mut store, &mut writes, due).await?;
             }
         }
         Some(snapshot) => store.restore(Snapshot::from(open_file(snapshot)?)).await?,
@@ -75,9 +95,26 @@ async fn work(options: &Options) -> Result<Option<Alone>, StoreFailure> {
     Ok(before.zip(after).map(|(before, after)| Alone { before, after }))
 }
 
-/// Measures reading a view of `database` to its end.
-pub(super) async fn view(database: &Path) -> Result<Option<Alone>, Failure> {
-    measure(&["view".as_ref(), database]).await
+/// Applies the next `count` of the steady `writes`, one at a time.
+async fn write(store: &mut Store, writes: &mut Range<u64>, count: u64) -> Result<(), StoreFailure> {
+    let values = Values::of_steady_writes();
+    for n in writes.take(count as usize) {
+        let (key, value) = values.steady(n);
+        let id = LogId::new(1, n + 1);
+        store.apply(vec![Committed { id, command: Command::Put { key, value } }]).await?;
+    }
+    Ok(())
+}
+
+/// Measures reading a view of `database`, of so many values, to its end, with so many steady writes before and meanwhile.
+pub(super) async fn view(
+    database: &Path,
+    values: u64,
+    (before, meanwhile): (u64, u64),
+) -> Result<Option<Alone>, Failure> {
+    let [values, before, meanwhile] = [values, before, meanwhile].map(|n| n.to_string());
+    let counts = ["--values", &values, "--before", &before, "--meanwhile", &meanwhile];
+    measure(&[&["view".as_ref(), database][..], &counts.map(Path::new)].concat()).await
 }
 
 /// Measures restoring `snapshot` into the new `database`.

@@ -50,6 +50,16 @@ impl Values {
         let start = (n % self.bytes as u64) as usize;
         (format!("value-{n:09}"), self.noise.slice(start..start + self.bytes))
     }
+
+    /// Those of the steady writes.
+    pub(super) fn of_steady_writes() -> Self {
+        Self::new(STEADY_BYTES)
+    }
+
+    /// The key and the value of the steady write `n`.
+    pub(super) fn steady(&self, n: u64) -> (String, Bytes) {
+        (format!("steady-{}", n % STEADY_KEYS), self.pair(n).1)
+    }
 }
 
 /// Writes the values of the places below `count`, `clients` at a time. `wrote` is called after each.
@@ -140,18 +150,18 @@ impl Steady {
     pub(super) fn start(client: &Client, server: &Server, rate: u32, clients: u32) -> Self {
         let written = Arc::new(Mutex::new(Vec::new()));
         let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let value = Values::new(STEADY_BYTES).pair(0).1;
+        let values = Values::of_steady_writes();
         let mut writers = JoinSet::new();
         for _ in 0..clients {
-            let (client, server, value) = (client.clone(), server.clone(), value.clone());
+            let (client, server, values) = (client.clone(), server.clone(), values.clone());
             let (next, written) = (Arc::clone(&next), Arc::clone(&written));
             writers.spawn(async move {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     let due = begun + Duration::from_secs_f64(n as f64 / f64::from(rate));
                     sleep_until(due).await;
-                    let key = format!("steady-{}", n % STEADY_KEYS);
-                    put(&client, &server, &key, value.clone()).await?;
+                    let (key, value) = values.steady(n);
+                    put(&client, &server, &key, value).await?;
                     let one = Written { due, took: due.elapsed() };
                     written.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                 }

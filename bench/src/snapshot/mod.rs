@@ -228,7 +228,11 @@ async fn measure(
 
     progress.during("stopping all nodes", cluster.stop()).await?;
     let database = leader.data.join("values.redb");
-    let view = progress.during("reading the database by itself", alone::view(&database)).await?;
+    let writes = |span: &Span| (span.writes.writes_s * span.time.as_secs_f64()).round() as u64;
+    let warm_up = u64::from(options.rate) * WARM_UP.as_secs();
+    let writes = (warm_up + writes(&before), writes(&join));
+    let view = alone::view(&database, count, writes);
+    let view = progress.during("reading the database by itself", view).await?;
     let restored = directory.join("alone.redb");
     let restore = alone::restore(&restored, &joined.snapshot);
     let restore = progress.during("restoring the snapshot by itself", restore).await?;

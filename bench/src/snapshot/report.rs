@@ -44,7 +44,7 @@ pub(super) struct Leader {
     pub(super) before: Memory,
     /// With the new node.
     pub(super) meanwhile: Memory,
-    /// Of a process that only reads a view of the same database.
+    /// Of a process that only reads a view of the same database, under the same writes.
     pub(super) view: Alone,
 }
 
@@ -77,7 +77,7 @@ impl Use {
 
 impl Leader {
     fn memory(&self) -> Use {
-        // A view makes the open database grow.
+        // By what a view makes the database grow.
         let alone = self.view.after.own_peak().saturating_sub(self.view.before.own_peak());
         Use::new(self.before.own_peak(), self.meanwhile.own_peak(), alone)
     }
