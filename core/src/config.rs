@@ -20,6 +20,9 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// ... and at most this; also how long a leader without a quorum goes on. Default 1000 ms.
     pub election_timeout_max: Duration,
+    /// By how much the clocks of two nodes may differ in rate, in percent of the slower. Reads by lease
+    /// rely on it ([`ReadMode::Lease`](crate::ReadMode::Lease)), nothing else does. Default 10.
+    pub clock_drift_percent: u32,
     /// A leader hands over to a voter with a higher number once that has caught up. Default 0 on every
     /// node: nobody is preferred.
     pub priority: u32,
@@ -74,6 +77,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
+            clock_drift_percent: 10,
             priority: 0,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
@@ -118,6 +122,7 @@ impl Config {
             election_timeout_max: self.election_timeout_max,
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
             keep_entries: self.keep_entries,
+            clock_drift_percent: self.clock_drift_percent,
             priority: self.priority,
             apply_persisted: false,
             seed,

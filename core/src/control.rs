@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quorate_engine::message::SnapshotProgress;
-use quorate_engine::{LogId, Membership, NodeId, Term};
+use quorate_engine::{LogId, Membership, NodeId, ReadMode, Term};
 use quorate_network::{Envelope, ForwardAnswer, Message, Order};
 use quorate_storage::{SnapshotInfo, SnapshotReader, StorageError};
 use tokio::sync::{mpsc, oneshot};
@@ -130,5 +130,5 @@ pub(crate) fn weight(envelope: &Envelope) -> usize {
 /// What clients ask of the node.
 pub(crate) enum Request {
     Write { token: Token, commands: Commands, cost: usize },
-    Read { token: Token },
+    Read { token: Token, mode: ReadMode },
 }

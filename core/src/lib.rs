@@ -67,7 +67,9 @@ pub use error::{
 pub use host::{GroupBuilder, Host, HostBuilder};
 pub use membership::{CatchUp, MembershipChange};
 pub use metrics::{Event, Events, Metrics, Wait};
-pub use quorate_engine::{GroupId, Index, LogId, Member, Membership, NodeId, RoleKind, Term};
+pub use quorate_engine::{
+    GroupId, Index, LogId, Member, Membership, NodeId, ReadMode, RoleKind, Term,
+};
 pub use quorate_network::{
     Envelope, InProcess, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal,
 };

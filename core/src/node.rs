@@ -658,7 +658,9 @@ impl Node {
                 Request::Write { token, .. } => {
                     self.books.failures.push((token, WriteError::Stopped));
                 }
-                Request::Read { token } => self.application.fail_read(token, ReadError::Stopped),
+                Request::Read { token, .. } => {
+                    self.application.fail_read(token, ReadError::Stopped)
+                }
             }
         }
         for write in std::mem::take(&mut self.books.parked) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyerror::AnyError;
 use bytes::Bytes;
-use quorate_engine::{Membership, NodeId};
+use quorate_engine::{Membership, NodeId, ReadMode};
 use quorate_network::{OrderKind, RaftNetwork};
 use quorate_storage::{Codec, RaftStorage, SnapshotStore, StateMachine};
 use tokio::sync::{mpsc, oneshot};
@@ -258,15 +258,10 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Calls `f` with the state, linearizably: it sees every write that was acknowledged, by any
-    /// node, before this call.
-    ///
-    /// The closure runs on this node's apply worker, between two batches, so it should be quick;
-    /// a state that shares its data (`Arc`, a database) is better read directly, after
-    /// [`Raft::ensure_linearizable`].
+    /// node, before this call. The same as [`Raft::read_with`] with [`ReadMode::Index`].
     ///
     /// # Errors
-    /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`];
-    /// [`ReadError::Witness`] if there is no state here.
+    /// As [`Raft::read_with`].
     ///
     /// # Panics
     /// If `f` does: here, in the caller. The node goes on.
@@ -274,33 +269,38 @@ impl<S: StateMachine> Raft<S> {
         &self,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
-        let (caller, answer) = reader(f);
-        let token = self.shared.callers.insert(caller)?;
-        if self.shared.requests.send(Request::Read { token }).is_err() {
-            drop(self.shared.callers.take(token));
-            return Err(ReadError::Stopped);
-        }
-        outcome_of_read(answer.await)
+        self.read_with(ReadMode::Index, f).await
     }
 
-    /// Calls `f` with the state of this node as it is now, without asking anyone: it may be behind,
-    /// by any amount if the node is cut off.
+    /// Calls `f` with a state that is as new as `mode` says; `docs/reads.md` compares the modes.
+    ///
+    /// The closure runs on this node's apply worker, between two batches, so it should be quick;
+    /// a state that shares its data (`Arc`, a database) is better read directly, after
+    /// [`Raft::ensure_linearizable`].
     ///
     /// # Errors
-    /// [`ReadError::Stopped`]; [`ReadError::Witness`]; [`ReadError::Timeout`] if the state machine is busy for longer than
-    /// [`Config::read_timeout`].
+    /// [`ReadError::Timeout`] if no leader confirms it within [`Config::read_timeout`], or, with
+    /// [`ReadMode::Stale`], if the state machine is busy for longer; [`ReadError::Witness`] if there is
+    /// no state here.
     ///
     /// # Panics
-    /// If `f` does.
-    pub async fn read_stale<T: Send + 'static>(
+    /// If `f` does: here, in the caller. The node goes on.
+    pub async fn read_with<T: Send + 'static>(
         &self,
+        mode: ReadMode,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
         let (caller, answer) = reader(f);
         let token = self.shared.callers.insert(caller)?;
-        let inner = &self.shared.host.inner;
-        let deadline = inner.env.now() + inner.config.read_timeout;
-        self.shared.apply.read(0, deadline, [token]);
+        if mode == ReadMode::Stale {
+            // Nobody has to be asked, not even the node.
+            let inner = &self.shared.host.inner;
+            let deadline = inner.env.now() + inner.config.read_timeout;
+            self.shared.apply.read(0, deadline, [token]);
+        } else if self.shared.requests.send(Request::Read { token, mode }).is_err() {
+            drop(self.shared.callers.take(token));
+            return Err(ReadError::Stopped);
+        }
         outcome_of_read(answer.await)
     }
 

@@ -1,10 +1,12 @@
 //! Clients' writes on their way: into the log of a leader, to the leader, or aside until there is one.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use quorate_engine::{Batch, Decline, Input, Instant, LogId, NodeId, RoleKind};
+use quorate_engine::{Batch, Decline, Input, Instant, LogId, NodeId, ReadMode, RoleKind};
 use quorate_network::{Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message};
 
+use crate::callers::Token;
 use crate::control::Request;
 use crate::error::WriteError;
 use crate::forward::{Commands, Write, outcome_of, run_bytes};
@@ -20,24 +22,24 @@ impl Node {
             return;
         }
         let deadline = now + self.config.write_timeout;
-        let mut readers = Vec::new();
+        let mut readers: BTreeMap<ReadMode, Vec<Token>> = BTreeMap::new();
         let mut writes = Vec::with_capacity(requests.len());
         for request in requests.drain(..) {
             match request {
                 Request::Write { token, commands, cost } => {
                     writes.push(Write { who: Who::Local(token), commands, deadline, cost });
                 }
-                Request::Read { token } => readers.push(token),
+                Request::Read { token, mode } => readers.entry(mode).or_default().push(token),
             }
         }
         self.place(now, writes);
-        if !readers.is_empty() {
-            // All readers of a turn are one read of the engine.
+        // All readers of a turn that ask for the same are one read of the engine.
+        for (mode, readers) in readers {
             self.books.next_read += 1;
             let token = self.books.next_read;
             self.books.reads.insert(token, readers);
             let deadline = now + self.config.read_timeout;
-            self.step(now, Input::Read { token, deadline });
+            self.step(now, Input::Read { token, deadline, mode });
         }
     }
 

@@ -88,7 +88,7 @@ async fn a_blank_node_waits_and_serves_nobody() {
     assert!(!m.healthy);
     assert!(matches!(node.write(1).await.unwrap_err(), WriteError::Timeout));
     assert!(matches!(node.read(|_| ()).await.unwrap_err(), ReadError::Timeout));
-    assert_eq!(node.read_stale(|l| l.ids.len()).await.unwrap(), 0);
+    assert_eq!(node.read_with(quorate::ReadMode::Stale, |l| l.ids.len()).await.unwrap(), 0);
     cluster.shutdown().await;
 }
 
@@ -205,7 +205,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
             matched: max,
             conflict: Some(id),
         }),
-        Raft::ReadIndex(ReadIndex { term: max, context: max }),
+        Raft::ReadIndex(ReadIndex { term: max, context: max, lease: false }),
         Raft::ReadIndexAnswer(ReadIndexAnswer { term: max, context: max, index: Some(max) }),
         Raft::Introduce(Introduce {
             configuration: EntryBlock::configuration(LogId::new(0, 1), &membership),
@@ -336,7 +336,7 @@ async fn strangers_cost_a_bounded_amount() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     for from in 100..5000 {
-        let question = ReadIndex { term: 1, context: from };
+        let question = ReadIndex { term: 1, context: from, lease: false };
         let message = Message::Raft(Raft::ReadIndex(question));
         cluster.nodes[&1].host().receive(vec![Envelope { from, to: 1, message, ..sample.clone() }]);
         tokio::task::yield_now().await;

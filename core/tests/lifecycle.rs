@@ -146,7 +146,10 @@ async fn after_a_shutdown_every_call_says_stopped_at_once() {
     assert!(matches!(node.write(1).await.unwrap_err(), WriteError::Stopped));
     assert!(matches!(node.write_many([1, 2]).await.unwrap_err(), WriteError::Stopped));
     assert!(matches!(node.read(|_| ()).await.unwrap_err(), ReadError::Stopped));
-    assert!(matches!(node.read_stale(|_| ()).await.unwrap_err(), ReadError::Stopped));
+    assert!(matches!(
+        node.read_with(quorate::ReadMode::Stale, |_| ()).await.unwrap_err(),
+        ReadError::Stopped
+    ));
     assert!(matches!(node.ensure_linearizable().await.unwrap_err(), ReadError::Stopped));
     let again = node.initialize(members(1..=3)).await;
     assert!(matches!(again.unwrap_err(), InitializeError::Stopped));

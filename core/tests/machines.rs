@@ -40,7 +40,10 @@ async fn a_machine_that_breaks_stops_its_node_with_the_log_id_and_the_cause() {
         assert!(fatal.contains(&format!("{}.{index}", m.term)), "{fatal}");
         assert!(matches!(node.write(8).await.unwrap_err(), WriteError::Stopped));
         assert!(matches!(node.read(|_| ()).await.unwrap_err(), ReadError::Stopped));
-        assert!(matches!(node.read_stale(|_| ()).await.unwrap_err(), ReadError::Stopped));
+        assert!(matches!(
+            node.read_with(quorate::ReadMode::Stale, |_| ()).await.unwrap_err(),
+            ReadError::Stopped
+        ));
         let mut last = None;
         while let Some(event) = events.next().await {
             last = Some(event);
@@ -86,7 +89,7 @@ async fn a_machine_that_hangs_holds_up_its_own_callers_only() {
     // A reader of the hung machine gives up, and so do reads that look at it as it is.
     assert!(matches!(cluster.nodes[&leader].read(|_| ()).await.unwrap_err(), ReadError::Timeout));
     assert!(matches!(
-        cluster.nodes[&leader].read_stale(|_| ()).await.unwrap_err(),
+        cluster.nodes[&leader].read_with(quorate::ReadMode::Stale, |_| ()).await.unwrap_err(),
         ReadError::Timeout
     ));
     let began = Instant::now();
@@ -129,7 +132,10 @@ async fn a_panic_in_a_read_is_its_callers() {
         let read = tokio::spawn(async move { reader.read(|l| l.ids[99]).await });
         assert!(read.await.unwrap_err().is_panic());
         let reader = node.clone();
-        let read = tokio::spawn(async move { reader.read_stale(|l| l.ids[99]).await });
+        let read =
+            tokio::spawn(
+                async move { reader.read_with(quorate::ReadMode::Stale, |l| l.ids[99]).await },
+            );
         assert!(read.await.unwrap_err().is_panic());
         node.write(1).await.unwrap();
         assert_eq!(node.metrics().fatal, None);

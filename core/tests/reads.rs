@@ -22,7 +22,10 @@ async fn a_read_at_any_node_sees_every_acknowledged_write() {
         assert_eq!(reader.read(|l| l.ids.len()).await.unwrap(), n as usize);
         let direct = &cluster.nodes[&((n + 1) % 3 + 1)];
         direct.ensure_linearizable().await.unwrap();
-        assert_eq!(direct.read_stale(|l| l.ids.len()).await.unwrap(), n as usize);
+        assert_eq!(
+            direct.read_with(quorate::ReadMode::Stale, |l| l.ids.len()).await.unwrap(),
+            n as usize
+        );
     }
     cluster.shutdown().await;
 }
@@ -57,7 +60,7 @@ async fn a_deposed_leader_serves_no_stale_read() {
         assert!(matches!(read.await.unwrap().unwrap_err(), ReadError::Timeout));
     }
     // What it has is to be had without a promise.
-    assert_eq!(node.read_stale(|l| l.ids.len()).await.unwrap(), 1);
+    assert_eq!(node.read_with(quorate::ReadMode::Stale, |l| l.ids.len()).await.unwrap(), 1);
     cluster.network.calm();
     assert_eq!(node.read(|l| l.ids.len()).await.unwrap(), 2);
     cluster.shutdown().await;

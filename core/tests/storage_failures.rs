@@ -270,7 +270,10 @@ async fn entries_that_are_being_overwritten_are_not_read_back_from_the_log() {
         cluster.machines[&old].open_gate();
         node.wait(PATIENCE).applied(last).await.unwrap();
         let expected: Vec<u64> = (0..common).chain(200..220).collect();
-        assert_eq!(node.read_stale(|machine| machine.ids.clone()).await.unwrap(), expected);
+        assert_eq!(
+            node.read_with(quorate::ReadMode::Stale, |machine| machine.ids.clone()).await.unwrap(),
+            expected
+        );
         script.release();
         cluster.shutdown().await;
     }
@@ -309,7 +312,7 @@ async fn a_single_voter_acknowledges_after_its_own_sync() {
     let write = tokio::spawn(async move { writer.write(2).await });
     tokio::time::sleep(SECOND / 2).await;
     assert!(!write.is_finished());
-    assert_eq!(raft.read_stale(|c| c.total).await.unwrap(), 1);
+    assert_eq!(raft.read_with(quorate::ReadMode::Stale, |c| c.total).await.unwrap(), 1);
     script.release();
     assert_eq!(write.await.unwrap().unwrap(), 3);
     raft.shutdown().await;

@@ -55,7 +55,10 @@ async fn a_witness_has_no_state() {
     has_seen_all(&cluster, 3, leader).await;
     assert!(witness.metrics().witness && !cluster.nodes[&leader].metrics().witness);
     assert!(matches!(witness.read(|_| ()).await, Err(ReadError::Witness)));
-    assert!(matches!(witness.read_stale(|_| ()).await, Err(ReadError::Witness)));
+    assert!(matches!(
+        witness.read_with(quorate::ReadMode::Stale, |_| ()).await,
+        Err(ReadError::Witness)
+    ));
     assert!(matches!(witness.backup().await, Err(SnapshotError::Witness)));
     let to = witness.transfer_leadership(Some(3), SECOND).await;
     assert!(to.is_err(), "it leads nobody: {to:?}");

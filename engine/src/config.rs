@@ -23,6 +23,9 @@ pub struct Config {
     /// How many entries before the newest snapshot stay in the log, for followers that are a little
     /// behind.
     pub keep_entries: u64,
+    /// By how much the clocks of two nodes may differ in rate, in percent of the slower: what a lease
+    /// relies on ([`ReadMode::Lease`](crate::ReadMode::Lease)), and nothing else does.
+    pub clock_drift_percent: u32,
     /// A leader hands over to a voter with a higher number that has caught up, at most once in ten
     /// election timeouts. Equal everywhere, as by default, it does nothing.
     pub priority: u32,
@@ -50,6 +53,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(1000),
             max_uncommitted_bytes: 64 << 20,
             keep_entries: 10_000,
+            clock_drift_percent: 10,
             priority: 0,
             apply_persisted: false,
             seed: id,

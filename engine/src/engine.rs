@@ -195,7 +195,9 @@ impl Engine {
             Input::Campaign => self.on_campaign(now, out),
             Input::ForgetLeader => self.on_forget_leader(now, out),
             Input::Initialize { membership } => self.on_initialize(now, &membership, out),
-            Input::Read { token, deadline } => self.on_read(now, token, deadline, out),
+            Input::Read { token, deadline, mode } => {
+                self.on_read(now, token, deadline, mode, out);
+            }
             Input::Persisted { seq } => self.on_persisted(now, seq, out),
             Input::Sent { to, session, through } => self.on_sent(now, to, session, through),
             Input::Lost { to, session } => self.on_lost(to, session),

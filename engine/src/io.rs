@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::block::{Batch, EntryBlock};
 use crate::membership::Membership;
 use crate::message::{InstallSnapshot, Message, SnapshotProgress};
+use crate::reads::ReadMode;
 use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
 
 /// Something that happened.
@@ -63,13 +64,15 @@ pub enum Input {
     /// promise has run out, before its election timeout. Answered by [`Output::Declined`] at a
     /// leader.
     ForgetLeader,
-    /// A client wants a linearizable read. Answered by [`Output::ReadReady`] or
+    /// A client wants a read. Answered by [`Output::ReadReady`] or
     /// [`Output::ReadFailed`] with the token.
     Read {
         /// The caller's name for the read.
         token: u64,
         /// When to give up.
         deadline: Instant,
+        /// How new it has to be.
+        mode: ReadMode,
     },
     /// The write `seq` and all before it are durable.
     Persisted {
@@ -387,7 +390,8 @@ impl fmt::Display for Input {
             Input::Transfer { to: None, .. } => f.write_str("transfer"),
             Input::Campaign => f.write_str("campaign"),
             Input::ForgetLeader => f.write_str("forget the leader"),
-            Input::Read { token, .. } => write!(f, "read {token}"),
+            Input::Read { token, mode: ReadMode::Index, .. } => write!(f, "read {token}"),
+            Input::Read { token, mode, .. } => write!(f, "read {token} {mode:?}"),
             Input::Persisted { seq } => write!(f, "persisted #{seq}"),
             Input::Sent { to, session, through } => {
                 write!(f, "sent to {to} session={session} through={through}")

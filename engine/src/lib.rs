@@ -109,5 +109,6 @@ pub use io::{Decline, Fatal, Input, Notice, Output, Outputs, Persist, Replicate,
 pub use log::{Log, LogShapeError};
 pub use membership::{Member, Membership, MembershipError};
 pub use message::Message;
+pub use reads::ReadMode;
 pub use stream::{Stream, StreamLimits, Want};
 pub use types::{GroupId, HardState, Index, Instant, LogId, NodeId, Term, TermRun};

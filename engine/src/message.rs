@@ -227,6 +227,8 @@ pub struct ReadIndex {
     pub term: Term,
     /// Unique among all reads of this follower; echoed in the answer.
     pub context: u64,
+    /// Whether an answer that relies on a lease is good enough.
+    pub lease: bool,
 }
 
 /// The answer to a [`ReadIndex`]: a commit index at least as new as the request.
@@ -373,7 +375,10 @@ impl fmt::Display for Message {
             Message::InstallSnapshotAnswer(m) => {
                 write!(f, "InstallSnapshotAnswer term={} {}", m.term, m.have)
             }
-            Message::ReadIndex(m) => write!(f, "ReadIndex term={} context={}", m.term, m.context),
+            Message::ReadIndex(m) => {
+                let lease = if m.lease { " lease" } else { "" };
+                write!(f, "ReadIndex term={} context={}{lease}", m.term, m.context)
+            }
             Message::ReadIndexAnswer(m) => {
                 write!(f, "ReadIndexAnswer term={} context={} index=", m.term, m.context)?;
                 match m.index {

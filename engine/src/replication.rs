@@ -67,6 +67,8 @@ pub(crate) struct Progress {
     /// certain that the follower had not turned to another leader before it.
     pub(crate) acked_round: u64,
     pub(crate) heard_at: Instant,
+    /// Until when it elects nobody else, by this node's clock: counted from when it was asked to.
+    pub(crate) leased_until: Instant,
     /// How much it is preferred as the leader, as it said last.
     pub(crate) priority: u32,
     /// Gets no commands, and nothing that is not durable here: it can't lead, so it must not be left
@@ -272,7 +274,7 @@ impl Engine {
             let heartbeat = Heartbeat { term, session, round, commit, promise, witness };
             out.send(*to, Message::Heartbeat(heartbeat));
         }
-        self.attach_reads(round);
+        self.attach_reads(now, round);
         round
     }
 
@@ -392,6 +394,7 @@ impl Engine {
     ) {
         let last = self.log.last().index;
         let current = m.term == self.hard.term;
+        let drift = self.config.clock_drift_percent;
         let Role::Leader(leader) = &mut self.role else { return };
         let sent_at = leader.sent_at(m.round);
         let Some(p) = leader.progress.get_mut(&from).filter(|_| current) else { return };
@@ -407,6 +410,8 @@ impl Engine {
             // That it follows is true of the term, whatever became of the session meanwhile.
             p.acked_round = m.round;
             p.heard_at = sent_at;
+            let counted = if planted::on("lease-counted-from-the-answer") { now } else { sent_at };
+            p.leased_until = p.leased_until.max(counted + lease(m.promised, drift));
             p.priority = m.priority;
         }
         if same_session {
@@ -621,6 +626,7 @@ impl Progress {
             moved_at: now,
             acked_round: 0,
             heard_at: now,
+            leased_until: Instant::ORIGIN,
             priority: 0,
             witness: member.witness,
             added_with: None,
@@ -640,6 +646,12 @@ impl Progress {
     fn is_sent_a_snapshot(&self) -> bool {
         matches!(self.stage, Stage::Snapshot { .. })
     }
+}
+
+/// How long a promise of so long lasts at least, by a clock that may be slower by so much.
+fn lease(promised: std::time::Duration, drift_percent: u32) -> std::time::Duration {
+    let drift_percent = if planted::on("lease-ignores-drift") { 0 } else { drift_percent };
+    promised * 100 / (100 + drift_percent)
 }
 
 impl Leader {

@@ -106,6 +106,9 @@ impl Instant {
     /// The origin of the clock.
     pub const ORIGIN: Instant = Instant(0);
 
+    /// Later than any other.
+    pub const MAX: Instant = Instant(u64::MAX);
+
     /// The moment `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -344,7 +344,7 @@ fn another_incarnation_is_refused() {
         vote_request(50, LogId::new(40, 40)),
         heartbeat(50, 1, 1, 0),
         append(50, 1, LogId::ZERO, vec![], 0),
-        Message::ReadIndex(ReadIndex { term: 50, context: 1 }),
+        Message::ReadIndex(ReadIndex { term: 50, context: 1, lease: false }),
     ] {
         let term = c.term(2);
         c.receive(Packet { from: 3, to: 2, incarnation: 777, message });
@@ -395,7 +395,7 @@ fn a_higher_term_deposes_on_every_path() {
             matched: 0,
             conflict: Some(LogId::ZERO),
         }),
-        Message::ReadIndex(ReadIndex { term: 9, context: 1 }),
+        Message::ReadIndex(ReadIndex { term: 9, context: 1, lease: false }),
         Message::ReadIndexAnswer(ReadIndexAnswer { term: 9, context: 1, index: None }),
         heartbeat(9, 1, 1, 0),
         append(9, 1, LogId::ZERO, vec![], 0),
@@ -571,7 +571,7 @@ fn absurd_numbers_of_peers_are_dropped() {
             let answer = AppendEntriesAnswer { term, session: 1, matched: 0, conflict };
             messages.push(Message::AppendEntriesAnswer(answer));
         }
-        messages.push(Message::ReadIndex(ReadIndex { term, context: n }));
+        messages.push(Message::ReadIndex(ReadIndex { term, context: n, lease: false }));
         let index = Some(n);
         messages.push(Message::ReadIndexAnswer(ReadIndexAnswer { term, context: n, index }));
     }

@@ -49,7 +49,7 @@ use crate::message::{Envelope, Inbound, Lane, NetworkError, Peer, RaftNetwork};
 /// network.join(2, two.clone());
 ///
 /// let to = Peer { id: 2, address: String::new() };
-/// let question = quorate_engine::message::ReadIndex { term: 1, context: 7 };
+/// let question = quorate_engine::message::ReadIndex { term: 1, context: 7, lease: false };
 /// let message = Message::Raft(quorate_engine::Message::ReadIndex(question));
 /// let envelope = Envelope { cluster: 0, group: 0, from: 1, to: 2, incarnation: 0, message };
 /// network.send(&to, Lane::Control, vec![envelope.clone()]).await.unwrap();

@@ -130,7 +130,9 @@ fn raft_message() -> impl Strategy<Value = Raft> {
             let have = raft::SnapshotProgress { session, nonce, offset, gap };
             Raft::InstallSnapshotAnswer(raft::InstallSnapshotAnswer { term, have })
         }),
-        (n(), n()).prop_map(|(term, context)| Raft::ReadIndex(raft::ReadIndex { term, context })),
+        (n(), n(), any::<bool>()).prop_map(|(term, context, lease)| {
+            Raft::ReadIndex(raft::ReadIndex { term, context, lease })
+        }),
         (n(), n(), proptest::option::of(n())).prop_map(|(term, context, index)| {
             Raft::ReadIndexAnswer(raft::ReadIndexAnswer { term, context, index })
         }),
@@ -404,7 +406,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
         ),
         (
             "ReadIndex",
-            raft(Raft::ReadIndex(raft::ReadIndex { term: 7, context: 99 })),
+            raft(Raft::ReadIndex(raft::ReadIndex { term: 7, context: 99, lease: false })),
             "514501001f00000009a5c100000000000010051801200229a41c000000000000b2010408071063",
         ),
         (

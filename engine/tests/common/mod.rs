@@ -14,8 +14,8 @@ use bytes::Bytes;
 use quorate_engine::message::InstallSnapshot;
 use quorate_engine::{
     Batch, Config, Decline, Engine, EntryBlock, HardState, Index, Input, Instant, Log, LogId,
-    Membership, Message, NodeId, Notice, Output, Outputs, Persist, RoleKind, Stream, StreamLimits,
-    Term, TermRun,
+    Membership, Message, NodeId, Notice, Output, Outputs, Persist, ReadMode, RoleKind, Stream,
+    StreamLimits, Term, TermRun,
 };
 
 /// A message under way.
@@ -364,8 +364,12 @@ impl Cluster {
 
     /// A read that gives up after ten seconds.
     pub fn read(&mut self, id: NodeId, token: u64) {
+        self.read_with(id, token, ReadMode::Index);
+    }
+
+    pub fn read_with(&mut self, id: NodeId, token: u64, mode: ReadMode) {
         let deadline = self.now + Duration::from_secs(10);
-        self.step(id, Input::Read { token, deadline });
+        self.step(id, Input::Read { token, deadline, mode });
     }
 
     /// Time goes on and nobody is woken.

@@ -18,7 +18,7 @@ use quorate::{ChangeError, ReadError, SnapshotError, TransferError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::server::{ApiError, App, Word, is_stale_read, json, read_body};
+use crate::server::{ApiError, App, Word, json, read_body, read_mode};
 
 /// For how long a change is tried unless the request says otherwise: time to copy a log.
 pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -195,13 +195,11 @@ impl From<SnapshotError> for ApiError {
 
 /// Linearizable, like every other read: a change that was answered shows everywhere.
 async fn members(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
-    if !is_stale_read(&uri)? {
-        app.catch_up().await?;
-        // The store may have seen an entry a moment before the metrics show what came with it.
-        let wait = app.raft.wait(app.read_timeout);
-        let shown = wait.until("what was read", |m| m.committed >= m.applied).await;
-        shown.map_err(|_| ReadError::Timeout)?;
-    }
+    app.catch_up(read_mode(&uri)?).await?;
+    // The store may have seen an entry a moment before the metrics show what came with it.
+    let wait = app.raft.wait(app.read_timeout);
+    let shown = wait.until("what was read", |m| m.committed >= m.applied).await;
+    shown.map_err(|_| ReadError::Timeout)?;
     let membership = app.raft.metrics().membership;
     let members = membership.as_deref().map(Members::from).unwrap_or_default();
     Ok(json(StatusCode::OK, &members))

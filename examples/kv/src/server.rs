@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use quorate::{Config, Raft, ReadError, WriteError};
+use quorate::{Config, Raft, ReadError, ReadMode, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -73,9 +73,10 @@ impl App {
         }
     }
 
-    /// Waits until this node knows of everything that was answered before this call.
-    pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
-        match self.raft.ensure_linearizable().await {
+    /// Waits until this node is as new as `mode` says.
+    pub(crate) async fn catch_up(&self, mode: ReadMode) -> Result<(), ApiError> {
+        match self.raft.read_with(mode, |_| ()).await {
+            Err(ReadError::Witness) if mode == ReadMode::Stale => Ok(()),
             Err(ReadError::Witness) => {
                 // There is no key without a name: only its place in the log is asked for.
                 let (index, _) = self.get_by_the_log(String::new()).await?;
@@ -214,12 +215,7 @@ async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Re
         let key = key.clone();
         move |store: &Store| store.get(&key)
     };
-    let read = if is_stale_read(&uri)? {
-        app.raft.read_stale(look).await
-    } else {
-        app.raft.read(look).await
-    };
-    let value = match read {
+    let value = match app.raft.read_with(read_mode(&uri)?, look).await {
         Ok(value) => value.map_err(|e| ApiError::new(Word::Failed, e.to_string()))?,
         Err(ReadError::Witness) => app.get_by_the_log(key.clone()).await?.1,
         Err(error) => return Err(error.into()),
@@ -232,22 +228,29 @@ async fn get_value(State(app): State<App>, Key(key): Key, uri: Uri) -> Result<Re
     }
 }
 
-pub(crate) fn is_stale_read(uri: &Uri) -> Result<bool, ApiError> {
-    let mut stale = false;
+/// How new the answer has to be: `read=` in the query, linearizable if it is left out.
+pub(crate) fn read_mode(uri: &Uri) -> Result<ReadMode, ApiError> {
+    let mut mode = ReadMode::Index;
     for pair in uri.query().unwrap_or_default().split('&') {
-        match pair.split_once('=').unwrap_or((pair, "")) {
-            ("read", "stale") => stale = true,
-            ("read", other) => {
-                let message = format!(
-                    "read={other} is not a way to read; leave it out, or say read=stale for what \
-                     this node has"
-                );
-                return Err(ApiError::bad_request(message));
+        if let ("read", asked) = pair.split_once('=').unwrap_or((pair, "")) {
+            mode = match asked {
+                "index" => ReadMode::Index,
+                "lease" => ReadMode::Lease,
+                "stale" => ReadMode::Stale,
+                other => {
+                    let age = other.strip_prefix("bounded:").and_then(|age| age.strip_suffix("ms"));
+                    let age = age.and_then(|age| age.parse().ok()).map(Duration::from_millis);
+                    ReadMode::Bounded(age.ok_or_else(|| {
+                        ApiError::bad_request(format!(
+                            "read={other} is not a way to read; leave it out, or say read=index, \
+                             read=lease, read=stale, or read=bounded:200ms"
+                        ))
+                    })?)
+                }
             }
-            _ => {}
         }
     }
-    Ok(stale)
+    Ok(mode)
 }
 
 async fn put_value(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv::store::{Command, Response, Store};
-use quorate::Raft;
+use quorate::{Raft, ReadMode};
 use quorate_sim::Rng;
 use quorate_sim::cluster::{Cluster, Sim};
 use quorate_sim::history::linearizability::check;
@@ -85,7 +85,11 @@ async fn ask(
     let command = match input {
         Input::Read { key } => {
             let read = move |store: &Store| store.get(&key);
-            let value = if stale { node.read_stale(read).await } else { node.read(read).await };
+            let value = if stale {
+                node.read_with(ReadMode::Stale, read).await
+            } else {
+                node.read(read).await
+            };
             // A read that was not served has no effect.
             let found = |value: Option<Bytes>| Outcome::Returned(Output::Read(value.map(text)));
             let value = value.map(|value| value.expect("memory can be read"));

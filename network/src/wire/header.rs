@@ -254,6 +254,8 @@ struct ReadIndex {
     term: u64,
     #[prost(uint64, tag = "2")]
     context: u64,
+    #[prost(bool, tag = "3")]
+    lease: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -524,7 +526,9 @@ fn of_raft(message: &Raft) -> Kind {
             offset: m.have.offset,
             gap: m.have.gap,
         }),
-        Raft::ReadIndex(m) => Kind::ReadIndex(ReadIndex { term: m.term, context: m.context }),
+        Raft::ReadIndex(m) => {
+            Kind::ReadIndex(ReadIndex { term: m.term, context: m.context, lease: m.lease })
+        }
         Raft::ReadIndexAnswer(m) => Kind::ReadIndexAnswer(ReadIndexAnswer {
             term: m.term,
             context: m.context,
@@ -607,7 +611,10 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             let have = raft::SnapshotProgress { session, nonce, offset, gap };
             Raft::InstallSnapshotAnswer(raft::InstallSnapshotAnswer { term: m.term, have })
         }
-        Kind::ReadIndex(m) => Raft::ReadIndex(raft::ReadIndex { term: m.term, context: m.context }),
+        Kind::ReadIndex(m) => {
+            let (term, context, lease) = (m.term, m.context, m.lease);
+            Raft::ReadIndex(raft::ReadIndex { term, context, lease })
+        }
         Kind::ReadIndexAnswer(m) => Raft::ReadIndexAnswer(raft::ReadIndexAnswer {
             term: m.term,
             context: m.context,

@@ -147,7 +147,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 75] = [
+pub(crate) static BUGS: [Bug; 79] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -557,5 +557,24 @@ pub(crate) static BUGS: [Bug; 75] = [
         "parts of a snapshot are lost, or come in another order",
         600,
         &[MACHINES, STOPS],
+    ),
+    protocol(
+        "lease-counted-from-the-answer",
+        "lease counted from the answer's time, or from the wall clock",
+        2_000,
+        &[READS],
+    ),
+    protocol(
+        "lease-ignores-drift",
+        "lease counted from the answer's time, or from the wall clock",
+        2_000,
+        &[READS],
+    ),
+    protocol("lease-outlives-transfer", "lease read served during a transfer", 2_000, &[READS]),
+    protocol(
+        "age-counted-from-the-answer",
+        "a read of bounded age is older than it may be",
+        2_000,
+        &[READS],
     ),
 ];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::{Membership, NodeId, Raft, RoleKind};
+use quorate::{Membership, NodeId, Raft, ReadMode, RoleKind};
 
 use crate::cluster::Cluster;
 use crate::cluster::nemesis::inflict;
@@ -92,6 +92,7 @@ pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
             positions: Mutex::default(),
             keys: plan.keys,
             think: plan.think,
+            leases: !plan.clocks_jump(),
             sim,
         };
         Arc::new(run).go(&plan).await
@@ -126,6 +127,8 @@ struct Run {
     positions: Mutex<BTreeMap<NodeId, (u32, [u64; 3])>>,
     keys: u8,
     think: Duration,
+    /// Whether some linearizable reads rely on leases.
+    leases: bool,
 }
 
 impl Run {
@@ -214,7 +217,15 @@ impl Run {
             let Some(node) = self.cluster.try_node(rng.pick(&ids)) else { continue };
             let key = rng.below(u64::from(self.keys)) as u8;
             if rng.chance(400) {
-                self.read(client, &node, key).await;
+                // By its number: no draw of its own.
+                let lease = self.leases && (client + u64::from(key)) % 2 == 0;
+                self.read(
+                    client,
+                    &node,
+                    if lease { ReadMode::Lease } else { ReadMode::Index },
+                    key,
+                )
+                .await;
             } else {
                 let value = self.numbers.load(Ordering::Relaxed);
                 let operation = match rng.below(10) {
@@ -255,9 +266,11 @@ impl Run {
         fate
     }
 
-    async fn read(&self, client: u64, node: &Raft<Store>, key: u8) -> bool {
+    async fn read(&self, client: u64, node: &Raft<Store>, mode: ReadMode, key: u8) -> bool {
         let call = self.history.invoke(client, Input::Read { key });
-        match tokio::time::timeout(PATIENCE, node.read(move |store| store.get(key))).await {
+        match tokio::time::timeout(PATIENCE, node.read_with(mode, move |store| store.get(key)))
+            .await
+        {
             Ok(Ok(value)) => {
                 call.returned(Output::Read(value));
                 true
@@ -378,7 +391,7 @@ impl Run {
 
     async fn reads(&self, id: NodeId, key: u8) -> bool {
         match self.cluster.try_node(id) {
-            Some(node) => self.read(0, &node, key).await,
+            Some(node) => self.read(0, &node, ReadMode::Index, key).await,
             None => false,
         }
     }

@@ -77,6 +77,7 @@ impl Plan {
                 reorder: rng.chance(500),
             };
         }
+        cluster.config.clock_drift_percent = crate::engines::Plan::CLOCK_DRIFT_PERCENT;
         let damage = rng.pick(&[0, 0, 5, 30]);
         let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
         let election_ms = cluster.config.election_timeout_max.as_millis() as u64;
@@ -107,6 +108,11 @@ impl Plan {
             faults,
             left_out: Vec::new(),
         }
+    }
+
+    /// Whether clocks jump, which leases do not survive.
+    pub(crate) fn clocks_jump(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::ClockJump { .. }))
     }
 
     /// What there is to leave out.

@@ -1,9 +1,10 @@
 //! Clients: they write to whoever says it leads, read anywhere, and remember what they were told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{Batch, Index, Input, LogId, Membership, NodeId, Term};
+use quorate_engine::{Batch, Index, Input, LogId, Membership, NodeId, ReadMode, Term};
 
 use crate::engines::check::Fact;
 use crate::engines::event::Event;
@@ -15,6 +16,8 @@ use crate::sabotage::Sabotage;
 #[derive(Debug)]
 pub(crate) struct Clients {
     rng: Rng,
+    /// How they read.
+    modes: Rng,
     commands: u64,
     tokens: u64,
     /// The batch whose answer the current step gives.
@@ -33,6 +36,7 @@ impl Clients {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             rng: Rng::stream(seed, "clients"),
+            modes: Rng::stream(seed, "modes of reading"),
             commands: 0,
             tokens: 0,
             proposing: Vec::new(),
@@ -101,7 +105,13 @@ impl World {
         } else {
             let node = self.clients.rng.pick(&running);
             let patience_ms = self.clients.rng.between(20, 2_000);
-            self.read(node, patience_ms);
+            let age_ms = self.clients.modes.pick(&[0, 100, 2_000]);
+            let mode = match self.clients.modes.below(4) {
+                0 if !self.plan.clocks_jump() => ReadMode::Lease,
+                1 => ReadMode::Bounded(Duration::from_millis(age_ms)),
+                _ => ReadMode::Index,
+            };
+            self.read(node, mode, patience_ms);
         }
     }
 
@@ -154,11 +164,11 @@ impl World {
     }
 
     /// Reads at a node. Returns the read's number.
-    pub(crate) fn read(&mut self, node: NodeId, patience_ms: u64) -> u64 {
+    pub(crate) fn read(&mut self, node: NodeId, mode: ReadMode, patience_ms: u64) -> u64 {
         self.clients.tokens += 1;
         let token = self.clients.tokens;
         self.clients.reads.insert(token, node);
-        self.tell(&Fact::ReadIssued { token });
+        self.tell(&Fact::ReadIssued { token, mode });
         if self.sabotage == Some(Sabotage::ReadsUnconfirmed) {
             let engine = self.nodes.get(node).engine.as_ref();
             let index = engine.map_or(0, |engine| engine.log().committed());
@@ -167,7 +177,7 @@ impl World {
             return token;
         }
         let deadline = self.nodes.get(node).clock.local(self.time + patience_ms * 1_000_000);
-        self.input(node, Input::Read { token, deadline });
+        self.input(node, Input::Read { token, deadline, mode });
         token
     }
 }

@@ -146,6 +146,15 @@ impl Plan {
         self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
     }
 
+    /// The percentage of [`Config::clock_drift_percent`](quorate_engine::Config::clock_drift_percent) in
+    /// every world: clocks run from 0.8 to 1.25 times as fast as the world.
+    pub const CLOCK_DRIFT_PERCENT: u32 = 57;
+
+    /// Whether clocks jump, which leases do not survive.
+    pub(crate) fn clocks_jump(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::ClockJump { .. }))
+    }
+
     /// Whether a disk may forget what it had synced.
     pub(crate) fn may_forget(&self) -> bool {
         self.faults.iter().any(|planned| planned.fault.forgets())

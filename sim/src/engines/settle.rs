@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorate_engine::quorum::{is_quorum, meets_quorums_twice};
-use quorate_engine::{Membership, NodeId};
+use quorate_engine::{Membership, NodeId, ReadMode};
 
 use crate::engines::check::{Fact, newest_committed};
 use crate::engines::network::Weather;
@@ -120,7 +120,8 @@ impl World {
             if let Some(leader) = leader {
                 command = write.then(|| self.propose(leader, 1));
                 let members: Vec<_> = self.members().map(|n| n.id).collect();
-                reads = members.into_iter().map(|id| self.read(id, 10_000)).collect();
+                reads =
+                    members.into_iter().map(|id| self.read(id, ReadMode::Index, 10_000)).collect();
             }
             let slice = (self.time + bound / 4).min(end);
             let asked = leader.is_some();

@@ -27,7 +27,9 @@ mod terms;
 mod votes;
 
 use bytes::Bytes;
-use quorate_engine::{EntryKind, Index, Instant, LogId, Membership, Message, NodeId, Persist};
+use quorate_engine::{
+    EntryKind, Index, Instant, LogId, Membership, Message, NodeId, Persist, ReadMode,
+};
 
 use crate::engines::node::Node;
 
@@ -115,10 +117,12 @@ pub enum Fact<'a> {
         /// The command.
         payload: &'a Bytes,
     },
-    /// A client asks for a linearizable read.
+    /// A client asks for a read.
     ReadIssued {
         /// Its number.
         token: u64,
+        /// How new it has to be.
+        mode: ReadMode,
     },
     /// A client reads the state after `index`.
     ReadServed {
