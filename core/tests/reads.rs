@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::*;
-use quorate::{Lane, ReadError, RoleKind};
-use quorate_network::Message;
+use quorate::{Lane, ReadError, ReadMode, RoleKind};
+use quorate_network::{Envelope, Message};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,10 +22,7 @@ async fn a_read_at_any_node_sees_every_acknowledged_write() {
         assert_eq!(reader.read(|l| l.ids.len()).await.unwrap(), n as usize);
         let direct = &cluster.nodes[&((n + 1) % 3 + 1)];
         direct.ensure_linearizable().await.unwrap();
-        assert_eq!(
-            direct.read_with(quorate::ReadMode::Stale, |l| l.ids.len()).await.unwrap(),
-            n as usize
-        );
+        assert_eq!(direct.read_with(ReadMode::Stale, |l| l.ids.len()).await.unwrap(), n as usize);
     }
     cluster.shutdown().await;
 }
@@ -60,7 +57,7 @@ async fn a_deposed_leader_serves_no_stale_read() {
         assert!(matches!(read.await.unwrap().unwrap_err(), ReadError::Timeout));
     }
     // What it has is to be had without a promise.
-    assert_eq!(node.read_with(quorate::ReadMode::Stale, |l| l.ids.len()).await.unwrap(), 1);
+    assert_eq!(node.read_with(ReadMode::Stale, |l| l.ids.len()).await.unwrap(), 1);
     cluster.network.calm();
     assert_eq!(node.read(|l| l.ids.len()).await.unwrap(), 2);
     cluster.shutdown().await;
@@ -202,5 +199,84 @@ async fn reads_never_go_back_while_leaders_change() {
         task.await.unwrap();
     }
     assert!(served.load(Ordering::SeqCst) > 1000);
+    cluster.shutdown().await;
+}
+
+/// Counts what is sent, and loses nothing.
+fn count_messages(cluster: &Cluster) -> Arc<AtomicU64> {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = sent.clone();
+    cluster.network.only(move |_: Lane, _: &Envelope| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        true
+    });
+    sent
+}
+
+/// A leader with a lease answers by itself, a follower asks it and nobody else; what was acknowledged
+/// is seen.
+#[tokio::test(start_paused = true)]
+async fn reads_by_lease_need_no_round() {
+    let cluster = Cluster::new(3, config(|_| {})).await;
+    let leader = cluster.settle().await;
+    let follower = cluster.others(leader)[0];
+    for n in 1..=20 {
+        cluster.nodes[&leader].write(n).await.unwrap();
+        let sent = count_messages(&cluster);
+        for at in [leader, follower] {
+            let before = sent.load(Ordering::Relaxed);
+            let read = cluster.nodes[&at].read_with(ReadMode::Lease, |l| l.ids.len()).await;
+            assert_eq!(read.unwrap(), n as usize);
+            let asked = sent.load(Ordering::Relaxed) - before;
+            assert_eq!(asked, if at == leader { 0 } else { 2 }, "a question and its answer");
+        }
+    }
+    cluster.shutdown().await;
+}
+
+/// Hazard: a lease that outlives the promises it rests on.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_loses_its_lease_before_another_leads() {
+    let cluster = Cluster::new(3, config(|_| {})).await;
+    let old = cluster.settle().await;
+    let others = cluster.others(old);
+    cluster.nodes[&old].write(1).await.unwrap();
+    cluster.network.inner.isolate(old);
+    let node = cluster.nodes[&old].clone();
+    let reader = tokio::spawn(async move {
+        let mut served = Vec::new();
+        loop {
+            let read = node.read_with(ReadMode::Lease, |l| l.ids.len()).await;
+            match read {
+                Ok(seen) => served.push((Instant::now(), seen)),
+                Err(_) => return served,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let next = cluster.leader_among(&others).await;
+    let led = Instant::now();
+    cluster.nodes[&next].write(2).await.unwrap();
+    let served = reader.await.unwrap();
+    assert!(served.len() > 100, "the lease goes on for a while: {}", served.len());
+    assert!(served.iter().all(|(at, seen)| *at < led && *seen == 1));
+    cluster.shutdown().await;
+}
+
+/// Old by as much as was allowed, and no more; then somebody is asked.
+#[tokio::test(start_paused = true)]
+async fn a_bounded_read_asks_only_when_what_it_knows_is_too_old() {
+    let cluster = Cluster::new(3, config(|_| {})).await;
+    let leader = cluster.settle().await;
+    let follower = &cluster.nodes[&cluster.others(leader)[0]];
+    cluster.nodes[&leader].write(1).await.unwrap();
+    assert_eq!(follower.read(|l| l.ids.len()).await.unwrap(), 1);
+    let sent = count_messages(&cluster);
+    let bounded = ReadMode::Bounded(Duration::from_millis(50));
+    assert_eq!(follower.read_with(bounded, |l| l.ids.len()).await.unwrap(), 1);
+    assert_eq!(sent.load(Ordering::Relaxed), 0);
+    cluster.nodes[&leader].write(2).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(51)).await;
+    assert_eq!(follower.read_with(bounded, |l| l.ids.len()).await.unwrap(), 2);
     cluster.shutdown().await;
 }

@@ -51,7 +51,9 @@
 //!
 //! **Reads** (`reads.rs`). A leader answers a read with its commit index once a round of heartbeats
 //! *begun after* the read came has been answered by a majority, and not before its no-op is committed
-//! (thesis §6.4). A follower asks its leader for that index. Reads that wait share a round.
+//! (thesis §6.4). A follower asks its leader for that index. Reads that wait share a round. A leader to
+//! whom a majority has promised to elect nobody else for a while needs no round meanwhile: its lease,
+//! which it gives up before it hands over.
 //!
 //! **Membership** (`membership.rs`, `changes.rs`, `log.rs`). Configurations are entries, in force as soon
 //! as they are in the log and out again if they are overwritten; a joint one needs a majority of both

@@ -24,7 +24,7 @@
 //! | `learner 1 4`, `witness 1 4`, `promote 1 4`, `remove 1 4` | an operator asks node 1 for this change of member 4 |
 //! | `transfer 1 2`, `transfer 1` | an operator asks node 1 to hand over to 2, to anyone; within a second |
 //! | `campaign 1`, `forget leader 1` | an operator tells node 1 |
-//! | `read 1 7` | a client reads, and calls the read 7 |
+//! | `read 1 7`, `read 1 7 lease` | a client reads, and calls the read 7 |
 //! | `hold 1`, `sync 1`, `release 1` | the disk holds writes back; finishes one; finishes all |
 //! | `snapshot 1` | a snapshot of what is applied is built at once, and is durable |
 //! | `keep 5` | from their next start on nodes keep five entries before a snapshot |
@@ -40,7 +40,7 @@ mod common;
 use std::path::Path;
 
 use common::{Cluster, Image, voters};
-use quorate_engine::{Config, HardState, Input};
+use quorate_engine::{Config, HardState, Input, ReadMode};
 
 /// Runs one script and returns it with the trace it has now.
 fn play(name: &str, script: &str) -> String {
@@ -128,7 +128,13 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
         ("forget", _) => {
             c.step(second()?.parse().ok()?, Input::ForgetLeader);
         }
-        ("read", _) => c.read(id()?, second()?.parse().ok()?),
+        ("read", _) => {
+            let mode = match rest.split_whitespace().nth(2) {
+                Some("lease") => ReadMode::Lease,
+                _ => ReadMode::Index,
+            };
+            c.read_with(id()?, second()?.parse().ok()?, mode);
+        }
         ("hold", _) => c.hold_disk(id()?),
         ("sync", _) => c.sync(id()?, 1),
         ("release", _) => c.release_disk(id()?),

@@ -26,6 +26,8 @@ pub(crate) enum Level {
     LostDisk,
     /// The same, with a membership that changes all the time.
     Changing,
+    /// The same, small, with leaders that are cut off and clocks that differ.
+    Leases,
     /// The durable log on a disk that forgets.
     Log,
     /// The snapshots beside it, on such a disk.
@@ -36,10 +38,11 @@ pub(crate) enum Level {
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 6] = [
+    pub(crate) const ALL: [Level; 7] = [
         Level::Engines,
         Level::LostDisk,
         Level::Changing,
+        Level::Leases,
         Level::Log,
         Level::Snapshots,
         Level::Nodes,
@@ -135,6 +138,15 @@ const fn changing(
     breaks: &'static [&'static str],
 ) -> Bug {
     Bug { name, hazard, level: Level::Changing, within, breaks }
+}
+
+const fn lease(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::Leases, within, breaks }
 }
 
 const fn lost_disk(
@@ -558,20 +570,20 @@ pub(crate) static BUGS: [Bug; 79] = [
         600,
         &[MACHINES, STOPS],
     ),
-    protocol(
+    lease(
         "lease-counted-from-the-answer",
         "lease counted from the answer's time, or from the wall clock",
-        2_000,
+        6_000,
         &[READS],
     ),
-    protocol(
+    lease(
         "lease-ignores-drift",
         "lease counted from the answer's time, or from the wall clock",
         2_000,
         &[READS],
     ),
-    protocol("lease-outlives-transfer", "lease read served during a transfer", 2_000, &[READS]),
-    protocol(
+    lease("lease-outlives-transfer", "lease read served during a transfer", 2_000, &[READS]),
+    lease(
         "age-counted-from-the-answer",
         "a read of bounded age is older than it may be",
         2_000,

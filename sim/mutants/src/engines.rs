@@ -48,6 +48,26 @@ pub(crate) fn changing(seed: u64) -> Plan {
     plan
 }
 
+/// The plan of `seed`, made one of three nodes that are cut off and read all the time, with clocks
+/// that differ as much as they may.
+pub(crate) fn leases(seed: u64) -> Plan {
+    let mut plan = Plan::from_seed(seed);
+    size(&mut plan, 3, 3);
+    plan.clocks = [800, 1250, 1000].map(|rate| Clock::new(rate, 0)).to_vec();
+    plan.clocks.rotate_left(seed as usize % 3);
+    plan.request_every_us = 2_000;
+    let mean_ms = plan.election_max.as_millis() as u64;
+    let millis = mean_ms * 2..plan.duration.as_millis() as u64;
+    plan.faults = [(Kind::Isolation, 1), (Kind::Pause, 1), (Kind::Transfer, 3)]
+        .into_iter()
+        .flat_map(|(kind, times)| {
+            Rates::only(kind, mean_ms * times).schedule(seed, 3, mean_ms, millis.clone())
+        })
+        .collect();
+    plan.faults.sort_by_key(|planned| planned.at_ms);
+    plan
+}
+
 fn size(plan: &mut Plan, members: usize, nodes: usize) {
     plan.nodes = nodes;
     plan.members = members;

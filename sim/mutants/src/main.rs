@@ -46,6 +46,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
         Level::Changing => engines::run(seed, engines::changing(seed)),
+        Level::Leases => engines::run(seed, engines::leases(seed)),
         Level::Log => wal::run(seed),
         Level::Snapshots => snapshots::run(seed),
         Level::Nodes => nodes::run(seed),

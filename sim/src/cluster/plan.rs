@@ -77,7 +77,8 @@ impl Plan {
                 reorder: rng.chance(500),
             };
         }
-        cluster.config.clock_drift_percent = crate::engines::Plan::CLOCK_DRIFT_PERCENT;
+        // From 0.8 to 1.25 times as fast as the world.
+        cluster.config.clock_drift_percent = 57;
         let damage = rng.pick(&[0, 0, 5, 30]);
         let duration = millis(rng.pick(&[4_000, 8_000, 12_000]));
         let election_ms = cluster.config.election_timeout_max.as_millis() as u64;

@@ -106,9 +106,9 @@ impl World {
             let node = self.clients.rng.pick(&running);
             let patience_ms = self.clients.rng.between(20, 2_000);
             let age_ms = self.clients.modes.pick(&[0, 100, 2_000]);
-            let mode = match self.clients.modes.below(4) {
-                0 if !self.plan.clocks_jump() => ReadMode::Lease,
-                1 => ReadMode::Bounded(Duration::from_millis(age_ms)),
+            let mode = match self.clients.modes.below(5) {
+                0 | 1 if !self.plan.clocks_jump() => ReadMode::Lease,
+                2 => ReadMode::Bounded(Duration::from_millis(age_ms)),
                 _ => ReadMode::Index,
             };
             self.read(node, mode, patience_ms);

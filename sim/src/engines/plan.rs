@@ -146,9 +146,13 @@ impl Plan {
         self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
     }
 
-    /// The percentage of [`Config::clock_drift_percent`](quorate_engine::Config::clock_drift_percent) in
-    /// every world: clocks run from 0.8 to 1.25 times as fast as the world.
-    pub const CLOCK_DRIFT_PERCENT: u32 = 57;
+    /// By how much clocks of this world may differ in rate, in percent of the slower: what leases are
+    /// told to rely on, and no more.
+    pub(crate) fn clock_drift_percent(&self) -> u32 {
+        let changes = |planned: &Planned| matches!(planned.fault, Fault::ClockRate { .. });
+        let skewed = self.clocks.iter().any(Clock::is_skewed) || self.faults.iter().any(changes);
+        if skewed { 57 } else { 0 }
+    }
 
     /// Whether clocks jump, which leases do not survive.
     pub(crate) fn clocks_jump(&self) -> bool {

@@ -420,7 +420,7 @@ impl World {
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
             keep_entries: plan.keep_entries,
             apply_persisted: plan.apply_persisted,
-            clock_drift_percent: Plan::CLOCK_DRIFT_PERCENT,
+            clock_drift_percent: plan.clock_drift_percent(),
             priority: plan.priorities[id as usize - 1],
             seed: Rng::new(seed ^ (id << 32 | u64::from(node.life))).number(),
             ..Config::new(id)

@@ -198,10 +198,23 @@ async fn what_is_no_route_is_told_so() {
     refused(&api.get("/kv/k/cas").await, 400, "bad_request");
     refused(&api.send(Method::PUT, "/status", "").await, 400, "bad_request");
     refused(&api.send(Method::DELETE, "/health", "").await, 400, "bad_request");
-    for query in ["read=stael", "read=", "read", "read=stale&read=linearizable"] {
+    for query in [
+        "read=stael",
+        "read=",
+        "read",
+        "read=stale&read=linearizable",
+        "read=bounded",
+        "read=bounded:",
+        "read=bounded:1s",
+        "read=bounded:-1ms",
+    ] {
         refused(&api.get(&format!("/kv/k?{query}")).await, 400, "bad_request");
     }
     refused(&api.get("/kv/k?read=stale").await, 404, "not_found");
+    for how in ["index", "lease", "stale", "bounded:200ms", "bounded:0ms"] {
+        refused(&api.get(&format!("/kv/k?read={how}")).await, 404, "not_found");
+        assert_eq!(api.get(&format!("/admin/members?read={how}")).await.status, 200, "{how}");
+    }
     cluster.end().await;
 }
 
