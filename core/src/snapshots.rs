@@ -369,9 +369,10 @@ impl Node {
 
     fn without_data(&self) -> WithoutData {
         let log = self.engine.log();
-        let applied = log.applied();
-        let last = LogId::new(log.term_at(applied).expect("it is in the log"), applied);
-        let configuration = log.configuration_at(last.index).expect("one is in force").clone();
+        // While the state machine restores what the log begins with, that: it is applied soon.
+        let index = log.applied().max(log.compacted().index);
+        let last = LogId::new(log.term_at(index).expect("it is in the log"), index);
+        let configuration = log.configuration_at(index).expect("one is in force").clone();
         let meta = SnapshotMeta { last, configuration, nonce: self.wires.env.random() };
         WithoutData(SnapshotInfo { meta, bytes: 0 })
     }
