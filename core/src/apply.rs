@@ -287,7 +287,8 @@ impl<S: StateMachine> ApplyWorker<S> {
     /// them one by one.
     fn leave_unknown(&mut self, index: Index) {
         self.open = None;
-        let mut unknown: Answers<S> = Answers { local: Vec::new(), remote: BTreeMap::new() };
+        let mut unknown: Answers<S> =
+            Answers { local: Vec::new(), clients: Vec::new(), remote: BTreeMap::new() };
         for who in self.pending.take_through(index) {
             unknown.add(who, Reply::Failed(WriteError::Unknown));
         }
@@ -375,7 +376,11 @@ impl<S: StateMachine> ApplyWorker<S> {
 
     /// Gives each response to whoever proposed the command, if that was here or through here.
     fn answer(&mut self, ids: Vec<LogId>, responses: Vec<S::Response>, blocks: &[EntryBlock]) {
-        let mut answers = Answers { local: Vec::with_capacity(ids.len()), remote: BTreeMap::new() };
+        let mut answers = Answers {
+            local: Vec::with_capacity(ids.len()),
+            clients: Vec::new(),
+            remote: BTreeMap::new(),
+        };
         let mut overwritten = Vec::new();
         {
             let mut pending = self.pending.lock();
@@ -454,6 +459,7 @@ enum Reply<R> {
 /// Answers on their way; local ones are given in one pass at the end.
 struct Answers<S: StateMachine> {
     local: Vec<(Token, Reply<S::Response>)>,
+    clients: Vec<(Token, ForwardOutcome)>,
     remote: Remote,
 }
 
@@ -471,10 +477,9 @@ impl<S: StateMachine> Answers<S> {
     }
 
     fn add(&mut self, who: Who, reply: Reply<S::Response>) {
-        let (node, boot, token) = match who {
-            Who::Local(token) => return self.local.push((token, reply)),
-            Who::Remote { node, boot, token } => (node, boot, token),
-        };
+        if let Who::Local(token) = who {
+            return self.local.push((token, reply));
+        }
         let encode = <S::Codec as Codec<S::Response>>::encode;
         let encoded: Result<Vec<Bytes>, _> = match &reply {
             Reply::One(response) => encode(response).map(|bytes| vec![bytes]),
@@ -487,7 +492,13 @@ impl<S: StateMachine> Answers<S> {
             (Reply::Failed(_), _) | (_, Err(_)) => ForwardOutcome::Unknown,
             (_, Ok(bytes)) => ForwardOutcome::Applied(bytes),
         };
-        self.remote.entry((node, boot)).or_default().push(ForwardAnswer { token, outcome });
+        match who {
+            Who::Local(token) | Who::Client(token) => self.clients.push((token, outcome)),
+            Who::Remote { node, boot, token } => {
+                let answer = ForwardAnswer { token, outcome };
+                self.remote.entry((node, boot)).or_default().push(answer);
+            }
+        }
     }
 
     /// Answers the callers here; returns what is for other nodes.
@@ -502,6 +513,13 @@ impl<S: StateMachine> Answers<S> {
                 (Some(Caller::WriteMany(to)), Reply::Many(all)) => drop(to.send(Ok(all))),
                 (Some(caller), Reply::Failed(error)) => caller.fail_write(error),
                 (Some(_), _) => unreachable!("one command, one response; several, several"),
+            }
+        }
+        let mut waiting = Vec::with_capacity(self.clients.len());
+        callers.take_all(self.clients.iter().map(|(token, _)| *token), &mut waiting);
+        for (caller, (_, outcome)) in waiting.into_iter().zip(self.clients) {
+            if let Some(Caller::Client(call)) = caller {
+                call.complete(outcome);
             }
         }
         self.remote

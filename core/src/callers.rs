@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyerror::AnyError;
 use bytes::Bytes;
+use quorate_engine::Index;
+use quorate_network::CallOutcome;
 use quorate_storage::{Codec, StateMachine};
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use crate::calls::ClientCall;
 use crate::error::{ReadError, WriteError};
 
 /// Names a waiting caller. Never used twice in the life of a process.
@@ -26,6 +29,8 @@ pub(crate) enum Caller<S: StateMachine> {
     WriteMany(oneshot::Sender<Result<Vec<S::Response>, WriteError>>),
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
+    /// A client's call, for a write or for a read index.
+    Client(ClientCall),
 }
 
 pub(crate) type ReadFn<S> = Box<dyn FnOnce(Result<&S, ReadError>) + Send>;
@@ -84,6 +89,9 @@ pub(crate) trait Application: Send + Sync + 'static {
     /// Tells a reader that there is no read.
     fn fail_read(&self, token: Token, error: ReadError);
 
+    /// Tells a client the read index that it asked for.
+    fn complete_index(&self, token: Token, index: Index);
+
     /// A forwarded write was applied at the leader.
     fn complete_forwarded(&self, token: Token, responses: Vec<Bytes>);
 
@@ -104,12 +112,17 @@ impl<S: StateMachine> Callers<S> {
 
     /// Adds a caller.
     pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Token, NoPlace> {
+        self.insert_or_back(caller).map_err(|(why, _)| why)
+    }
+
+    /// Adds a caller, or gives it back to be told why not.
+    pub(crate) fn insert_or_back(&self, caller: Caller<S>) -> Result<Token, (NoPlace, Caller<S>)> {
         let mut table = self.lock();
         if table.closed {
-            return Err(NoPlace::Stopped);
+            return Err((NoPlace::Stopped, caller));
         }
         if table.slots.len() >= MAX_CALLERS {
-            return Err(NoPlace::Full);
+            return Err((NoPlace::Full, caller));
         }
         table.generation = table.generation.wrapping_add(1);
         let generation = table.generation;
@@ -149,6 +162,7 @@ impl<S: StateMachine> Caller<S> {
         match self {
             Caller::Write(reply) => drop(reply.send(Err(error))),
             Caller::WriteMany(reply) => drop(reply.send(Err(error))),
+            Caller::Client(call) => call.fail_write(error),
             Caller::Read(_) => unreachable!("a write's token names a writer"),
         }
     }
@@ -188,8 +202,16 @@ impl<S: StateMachine> Application for Callers<S> {
     }
 
     fn fail_read(&self, token: Token, error: ReadError) {
-        if let Some(Caller::Read(f)) = self.take(token) {
-            f(Err(error));
+        match self.take(token) {
+            Some(Caller::Read(f)) => f(Err(error)),
+            Some(Caller::Client(call)) => call.fail_read(error),
+            _ => {}
+        }
+    }
+
+    fn complete_index(&self, token: Token, index: Index) {
+        if let Some(Caller::Client(call)) = self.take(token) {
+            call.answer(CallOutcome::ReadIndex(index));
         }
     }
 
@@ -210,7 +232,7 @@ impl<S: StateMachine> Application for Callers<S> {
             Some(Caller::WriteMany(reply)) => {
                 drop(reply.send(responses.iter().map(decode).collect()));
             }
-            Some(Caller::Read(_)) | None => {}
+            Some(Caller::Read(_) | Caller::Client(_)) | None => {}
         }
     }
 

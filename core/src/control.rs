@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use quorate_engine::message::SnapshotProgress;
 use quorate_engine::{LogId, Membership, NodeId, ReadMode, Term};
@@ -129,6 +130,25 @@ pub(crate) fn weight(envelope: &Envelope) -> usize {
 
 /// What clients ask of the node.
 pub(crate) enum Request {
-    Write { token: Token, commands: Commands, cost: usize },
-    Read { token: Token, mode: ReadMode },
+    Write {
+        token: Token,
+        commands: Commands,
+        cost: usize,
+    },
+    Read {
+        token: Token,
+        mode: ReadMode,
+    },
+    /// A client's, which waits for so long.
+    ClientWrite {
+        token: Token,
+        commands: Commands,
+        cost: usize,
+        timeout: Duration,
+    },
+    /// A client wants an index that covers every write acknowledged by now.
+    ReadIndex {
+        token: Token,
+        timeout: Duration,
+    },
 }

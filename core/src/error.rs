@@ -71,6 +71,9 @@ pub enum ReadError {
     /// This node is a witness.
     #[error("this node is a witness, which keeps no state to read; ask another")]
     Witness,
+    /// No node takes this client, or a node can't use what it asks for.
+    #[error("the read was refused: {0}")]
+    Refused(AnyError),
     /// This node has stopped.
     #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
     Stopped,

@@ -10,12 +10,13 @@ use anyerror::AnyError;
 use async_trait::async_trait;
 use quorate_engine::{GroupId, Membership, NodeId};
 use quorate_network::{
-    Envelope, Hello, Inbound, Lane, NetworkError, PROTOCOL_VERSIONS, Peer, RaftNetwork, Refusal,
-    SharedNetwork,
+    Answerer, Call, CallOutcome, Envelope, Hello, Inbound, Lane, NetworkError, PROTOCOL_VERSIONS,
+    Peer, RaftNetwork, Refusal, SharedNetwork,
 };
 use quorate_storage::{MemoryStorage, RaftStorage, StateMachine};
 
 use crate::backup::Restore;
+use crate::calls::Reception;
 use crate::config::Config;
 use crate::control::ControlSender;
 use crate::env::{Env, TokioEnv, blocking};
@@ -64,6 +65,8 @@ pub(crate) struct HostInner {
 
 struct GroupEntry {
     control: ControlSender,
+    /// Where calls of clients go.
+    calls: Arc<dyn Reception>,
     incarnation: u64,
     /// The cluster of the group, 0 before it has joined one.
     cluster: Arc<AtomicU64>,
@@ -367,6 +370,7 @@ impl HostInner {
         &self,
         group: GroupId,
         control: ControlSender,
+        calls: Arc<dyn Reception>,
         incarnation: u64,
         cluster: Arc<AtomicU64>,
     ) -> Result<(), StartError> {
@@ -374,7 +378,7 @@ impl HostInner {
         if groups.contains_key(&group) {
             return Err(StartError::GroupExists(group));
         }
-        groups.insert(group, GroupEntry { control, incarnation, cluster });
+        groups.insert(group, GroupEntry { control, calls, incarnation, cluster });
         Ok(())
     }
 
@@ -452,6 +456,14 @@ impl Inbound for HostInner {
             if let Some(entry) = groups.get(&group) {
                 entry.control.receive(run);
             }
+        }
+    }
+
+    fn call(&self, group: GroupId, call: Call, answer: Answerer) {
+        let calls = self.groups().get(&group).map(|entry| entry.calls.clone());
+        match calls {
+            Some(calls) => calls.call(call, answer),
+            None => answer.answer(CallOutcome::Stopped),
         }
     }
 }

@@ -22,6 +22,7 @@
 //! - [`StateMachine`] is yours. [`Codec`] says how its commands become bytes.
 //! - [`RaftStorage`] and [`RaftNetwork`] are for those who replace the built-in log or transport.
 //! - [`Host`] runs several groups in one process.
+//! - `Client` is a handle for programs that are no members, over TCP.
 //! - [`Config`] has every setting, with defaults that are meant to be kept.
 //!
 //! # What is promised
@@ -34,6 +35,9 @@
 mod apply;
 mod backup;
 mod callers;
+mod calls;
+#[cfg(feature = "tcp")]
+mod client;
 mod config;
 mod control;
 mod env;
@@ -58,6 +62,8 @@ mod writes;
 
 pub use async_trait::async_trait;
 pub use backup::Backup;
+#[cfg(feature = "tcp")]
+pub use client::{Client, ClientBuilder, ClientConfig, ClientStatus};
 pub use config::Config;
 pub use env::{Env, TokioEnv};
 pub use error::{
@@ -89,3 +95,8 @@ pub use trigger::Trigger;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So is the page about clients.
+#[cfg(all(doctest, feature = "tcp", feature = "postcard"))]
+#[doc = include_str!("../../docs/client.md")]
+struct ClientPage;

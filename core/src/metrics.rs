@@ -250,6 +250,14 @@ impl Board {
         }
     }
 
+    /// The leader this node knows of, and its address, empty if that is not known.
+    pub(crate) fn leader(&self) -> (Option<NodeId>, String) {
+        let state = self.lock();
+        let leader = state.metrics.leader;
+        let member = state.metrics.membership.as_ref().zip(leader).and_then(|(m, id)| m.member(id));
+        (leader, member.map(|member| member.address.clone()).unwrap_or_default())
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
         self.complete(&self.lock())
     }

@@ -79,6 +79,8 @@ pub(crate) struct Books {
     pub(crate) proposing: Vec<Origin>,
     /// Callers of each read that the engine has.
     pub(crate) reads: BTreeMap<u64, Vec<Token>>,
+    /// Clients of each read index that the engine was asked for; of the same numbers.
+    pub(crate) index_reads: BTreeMap<u64, Vec<Token>>,
     pub(crate) next_read: u64,
     /// Who waits for the first configuration to be durable, with its write.
     pub(crate) initializing: Vec<(u64, InitializeReply)>,
@@ -107,6 +109,7 @@ impl Books {
             parked: Vec::new(),
             proposing: Vec::new(),
             reads: BTreeMap::new(),
+            index_reads: BTreeMap::new(),
             next_read: 0,
             initializing: Vec::new(),
             adopting: 0,
@@ -460,11 +463,16 @@ impl Node {
                 }
             }
             Output::ReadReady { token, index } => {
+                for client in self.books.index_reads.remove(&token).unwrap_or_default() {
+                    self.application.complete_index(client, index);
+                }
                 let readers = self.books.reads.remove(&token).unwrap_or_default();
                 self.apply.read(index, now + self.config.read_timeout, readers);
             }
             Output::ReadFailed { token } => {
-                for reader in self.books.reads.remove(&token).unwrap_or_default() {
+                let readers = self.books.reads.remove(&token).unwrap_or_default();
+                let clients = self.books.index_reads.remove(&token).unwrap_or_default();
+                for reader in readers.into_iter().chain(clients) {
                     self.application.fail_read(reader, ReadError::Timeout);
                 }
             }
@@ -655,10 +663,10 @@ impl Node {
         }
         for request in late {
             match request {
-                Request::Write { token, .. } => {
+                Request::Write { token, .. } | Request::ClientWrite { token, .. } => {
                     self.books.failures.push((token, WriteError::Stopped));
                 }
-                Request::Read { token, .. } => {
+                Request::Read { token, .. } | Request::ReadIndex { token, .. } => {
                     self.application.fail_read(token, ReadError::Stopped)
                 }
             }

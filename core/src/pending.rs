@@ -17,6 +17,8 @@ use crate::callers::Token;
 pub(crate) enum Who {
     /// A caller on this node.
     Local(Token),
+    /// A client, connected to this node. It finds the leader by itself, so nothing of it is passed on.
+    Client(Token),
     /// A caller on another node.
     Remote { node: NodeId, boot: u64, token: Token },
 }

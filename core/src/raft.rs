@@ -31,7 +31,7 @@ use crate::start::start_group;
 use crate::trigger::Trigger;
 
 /// What a request costs besides its bytes.
-const REQUEST_BYTES: usize = 64;
+pub(crate) const REQUEST_BYTES: usize = 64;
 
 /// The group of a host that has one.
 const ONLY_GROUP: u64 = 1;

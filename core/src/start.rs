@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Callers};
+use crate::calls::GroupCalls;
 use crate::control::ControlSender;
 use crate::env::{Env, blocking};
 use crate::error::StartError;
@@ -129,16 +130,25 @@ pub(crate) async fn start_group<S: StateMachine>(
     let (control, control_in) = ControlSender::channel();
     let (requests, requests_in) = mpsc::unbounded_channel();
     let cluster = Arc::new(AtomicU64::new(identity.cluster));
-    inner.add_group(group, control.clone(), identity.incarnation, cluster.clone())?;
-
     let window = config.election_timeout_max;
     let board = Arc::new(Board::new(id, group, env.clone(), window));
     board.set_applied(base.last.index);
+    let callers = Callers::<S>::new();
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::new(GroupCalls {
+        callers: callers.clone(),
+        requests: requests.downgrade(),
+        queued_bytes: queued_bytes.clone(),
+        board: board.clone(),
+        queue_bytes: config.queue_bytes,
+        max_command_bytes: config.max_command_bytes,
+    });
+    inner.add_group(group, control.clone(), calls, identity.incarnation, cluster.clone())?;
+
     let tail = Arc::new(Tail::new(last, config.tail_bytes));
     let reader = storage.reader();
     let pending = Arc::new(Pending::default());
     let apply = Arc::new(ApplyInbox::default());
-    let callers = Callers::<S>::new();
     let wires = Arc::new(Wires {
         id,
         group,
@@ -170,7 +180,6 @@ pub(crate) async fn start_group<S: StateMachine>(
         open: None,
     };
     let apply_task = env.spawn(Box::pin(worker.run()));
-    let queued_bytes = Arc::new(AtomicUsize::new(0));
     let snapshots = store.clone();
     let application: Arc<dyn Application> = callers.clone();
     let node = Node {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use quorate_engine::{Batch, Decline, Input, Instant, LogId, NodeId, ReadMode, RoleKind};
 use quorate_network::{Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message};
@@ -23,6 +24,7 @@ impl Node {
         }
         let deadline = now + self.config.write_timeout;
         let mut readers: BTreeMap<ReadMode, Vec<Token>> = BTreeMap::new();
+        let (mut indexes, mut index_timeout) = (Vec::new(), Duration::ZERO);
         let mut writes = Vec::with_capacity(requests.len());
         for request in requests.drain(..) {
             match request {
@@ -30,9 +32,24 @@ impl Node {
                     writes.push(Write { who: Who::Local(token), commands, deadline, cost });
                 }
                 Request::Read { token, mode } => readers.entry(mode).or_default().push(token),
+                Request::ClientWrite { token, commands, cost, timeout } => {
+                    let deadline = now + timeout.min(self.config.write_timeout);
+                    writes.push(Write { who: Who::Client(token), commands, deadline, cost });
+                }
+                Request::ReadIndex { token, timeout } => {
+                    indexes.push(token);
+                    index_timeout = index_timeout.max(timeout);
+                }
             }
         }
         self.place(now, writes);
+        if !indexes.is_empty() {
+            self.books.next_read += 1;
+            let token = self.books.next_read;
+            self.books.index_reads.insert(token, indexes);
+            let deadline = now + index_timeout.min(self.config.read_timeout);
+            self.step(now, Input::Read { token, deadline, mode: ReadMode::Index });
+        }
         // All readers of a turn that ask for the same are one read of the engine.
         for (mode, readers) in readers {
             self.books.next_read += 1;
@@ -48,18 +65,20 @@ impl Node {
         if writes.is_empty() {
             return;
         }
-        match self.engine.can_propose() {
-            Ok(()) => self.propose(now, writes),
-            Err(Decline::NotLeader { leader: Some(leader) }) if self.config.forward_writes => {
-                self.forward(leader, writes);
+        let Err(decline) = self.engine.can_propose() else { return self.propose(now, writes) };
+        let (others, stuck): (Vec<_>, Vec<_>) = writes
+            .into_iter()
+            .partition(|w| self.config.forward_writes && !matches!(w.who, Who::Client(_)));
+        for write in stuck {
+            self.reject(write, declined(decline));
+        }
+        match decline {
+            Decline::NotLeader { leader: Some(leader) } => self.forward(leader, others),
+            Decline::NotLeader { leader: None } | Decline::Transferring => {
+                self.books.parked.extend(others);
             }
-            Err(Decline::NotLeader { leader: None } | Decline::Transferring)
-                if self.config.forward_writes =>
-            {
-                self.books.parked.extend(writes);
-            }
-            Err(decline) => {
-                for write in writes {
+            decline => {
+                for write in others {
                     self.reject(write, declined(decline));
                 }
             }
@@ -112,7 +131,7 @@ impl Node {
                 // Only callers of this node are passed on: one hop.
                 match write.who {
                     Who::Local(_) => group.push(write),
-                    Who::Remote { .. } => {
+                    Who::Remote { .. } | Who::Client(_) => {
                         self.reject(write, WriteError::NotLeader { leader: Some(leader) });
                     }
                 }
@@ -140,7 +159,7 @@ impl Node {
 
     pub(crate) fn tell(&mut self, who: Who, error: WriteError) {
         match who {
-            Who::Local(token) => self.books.failures.push((token, error)),
+            Who::Local(token) | Who::Client(token) => self.books.failures.push((token, error)),
             Who::Remote { node, boot, token } => {
                 let answer = ForwardAnswer { token, outcome: outcome_of(&error) };
                 self.send_answers(node, boot, vec![answer]);

@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_engine::{GroupId, Index, LogId, Membership, NodeId, Term};
 
+use crate::call::{Answerer, Call, CallOutcome, Called};
+
 /// Carries messages to other nodes; implemented once per transport.
 ///
 /// One way only: an answer is a message of its own, sent by the other side through its own
@@ -49,6 +51,15 @@ pub trait Inbound: Send + Sync + 'static {
     /// queue is full (the network may lose messages), and never blocks. Whatever the messages say,
     /// it does not panic.
     fn receive(&self, messages: Vec<Envelope>);
+
+    /// Takes a call of a client for a group of this host. Called by transports that serve clients, on
+    /// the task of the client's connection, once for each call, in the order in which they came.
+    /// Synchronous and quick, like [`Inbound::receive`]; the answer may be given at any time, from any
+    /// task. A host that serves no clients keeps this default, which refuses.
+    fn call(&self, group: GroupId, call: Call, answer: Answerer) {
+        let _ = (group, call);
+        answer.answer(CallOutcome::Refused("this host serves no clients".into()));
+    }
 }
 
 /// A member, as the network sees it.
@@ -95,7 +106,7 @@ pub struct Envelope {
     pub message: Message,
 }
 
-/// Anything one node says to another.
+/// Anything one node says to another, or to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {
@@ -109,6 +120,10 @@ pub enum Message {
     Order(Order),
     /// What became of it, or how far it is.
     Ordered(Ordered),
+    /// What a client asks; only on the connection of one.
+    Call(Call),
+    /// What it is told; only there.
+    Called(Called),
 }
 
 /// What an operator wants of the leader, passed on by the node that was asked. May be sent again: an

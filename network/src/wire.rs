@@ -12,7 +12,8 @@
 //!            AppendEntries        blocks, one directly after the other: a block says its length
 //!            Introduce            one block
 //!            InstallSnapshot      the part of the snapshot
-//!            Forward, Forwarded   per command or response: u32 length, then that many bytes
+//!            Forward, Forwarded,  per command or response: u32 length, then that many bytes
+//!            Call, Called
 //!            any other message    none
 //! ```
 //! All numbers are little-endian. The header is Protocol Buffers; its tags stand in
@@ -29,6 +30,7 @@
 //! included. The envelope has no checksum of its own; the TCP transport puts one on its frames, and
 //! another transport must see to it that bytes arrive unaltered.
 
+mod calls;
 mod header;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -151,6 +153,10 @@ impl Envelope {
                 for response in forwarded.answers.iter().flat_map(|a| a.outcome.responses()) {
                     out.put_sized(response);
                 }
+            }
+            Message::Call(call) => call.kind.commands().iter().for_each(|c| out.put_sized(c)),
+            Message::Called(called) => {
+                called.outcome.responses().iter().for_each(|r| out.put_sized(r));
             }
         }
         header_bytes

@@ -381,6 +381,7 @@ async fn a_flood_of_connections_ends_at_the_limit_and_leaves_the_others_alone() 
     const LIMIT: usize = 8;
     let mut options = TcpOptions::default();
     options.max_connections = LIMIT;
+    options.max_clients = 0;
     options.handshake_timeout = Duration::from_millis(500);
     let host = Host::new(2);
     let transport = start(&host, options).await;
@@ -446,7 +447,7 @@ async fn a_port_in_use_is_an_error_that_says_what_to_do() {
 async fn an_unknown_lane_is_refused() {
     let (host, transport) = node_2().await;
     let mut raw = Raw::connect(transport.local_addr()).await;
-    let open = support::raw::WireOpen { hello: Some(wire_hello(1, 2)), lane: 77 };
+    let open = support::raw::WireOpen { hello: Some(wire_hello(1, 2)), lane: 77, client: None };
     raw.say(PREAMBLE).await;
     raw.say(&frame(&open.encode_to_vec())).await;
     let reply = support::raw::WireReply::decode(&raw.frame().await[..]).unwrap();

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_engine::message as raft;
-use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft};
+use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft, RoleKind};
 use quorate_network::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, Order,
-    OrderKind, OrderOutcome, Ordered, WireError,
+    Call, CallKind, CallOutcome, Called, Envelope, Forward, ForwardAnswer, ForwardOutcome,
+    ForwardWrite, Forwarded, Message, NodeStatus, Order, OrderKind, OrderOutcome, Ordered,
+    WireError,
 };
 use support::{from_hex, hex};
 
@@ -191,6 +192,66 @@ fn order_outcome() -> impl Strategy<Value = OrderOutcome> {
     ]
 }
 
+fn call() -> impl Strategy<Value = Call> {
+    let kind = prop_oneof![
+        (any::<u16>(), payloads())
+            .prop_map(|(codec, commands)| CallKind::Write { codec, commands }),
+        Just(CallKind::ReadIndex),
+        Just(CallKind::Status),
+        (1000..u32::MAX).prop_map(CallKind::Unknown),
+    ];
+    (any::<u64>(), span(), kind).prop_map(|(token, timeout, kind)| Call { token, timeout, kind })
+}
+
+fn status() -> impl Strategy<Value = NodeStatus> {
+    let n = any::<u64>;
+    let role = prop_oneof![
+        Just(RoleKind::Follower),
+        Just(RoleKind::Learner),
+        Just(RoleKind::PreCandidate),
+        Just(RoleKind::Candidate),
+        Just(RoleKind::Leader),
+    ];
+    let leader = proptest::option::of(1..u64::MAX);
+    let voter = proptest::option::of(1..9u64);
+    ((n(), role, n(), leader), (n(), n(), n()), log_id(), voter).prop_map(
+        |((id, role, term, leader), (last, committed, applied), configured_at, voter)| {
+            let membership =
+                voter.map(|voter| Membership::of_voters([(voter, "somewhere")]).unwrap());
+            NodeStatus {
+                id,
+                role,
+                term,
+                leader,
+                last,
+                committed,
+                applied,
+                configured_at,
+                membership,
+            }
+        },
+    )
+}
+
+fn called() -> impl Strategy<Value = Called> {
+    let n = any::<u64>;
+    let outcome = prop_oneof![
+        payloads().prop_map(CallOutcome::Applied),
+        n().prop_map(CallOutcome::ReadIndex),
+        status().prop_map(CallOutcome::Status),
+        (proptest::option::of(1..u64::MAX), ".{0,20}")
+            .prop_map(|(leader, address)| CallOutcome::NotLeader { leader, address }),
+        Just(CallOutcome::Overloaded),
+        Just(CallOutcome::Timeout),
+        Just(CallOutcome::Overwritten),
+        (n(), n()).prop_map(|(bytes, limit)| CallOutcome::TooLarge { bytes, limit }),
+        ".{0,20}".prop_map(CallOutcome::Refused),
+        Just(CallOutcome::Stopped),
+        Just(CallOutcome::Unknown),
+    ];
+    (n(), outcome).prop_map(|(token, outcome)| Called { token, outcome })
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let write =
         (any::<u64>(), payloads()).prop_map(|(token, commands)| ForwardWrite { token, commands });
@@ -220,6 +281,8 @@ fn message() -> impl Strategy<Value = Message> {
         1 => forwarded,
         1 => order,
         1 => ordered,
+        1 => call().prop_map(Message::Call),
+        1 => called().prop_map(Message::Called),
     ]
 }
 
@@ -510,6 +573,28 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
             "514501005000000009a5c100000000000010051801200229a41c0000000000008a023509\
              07b000000000000012040801100212040802180312040803180012040804220012040805\
              2a001206080632026e6f120408073a00020000006f6b00000000",
+        ),
+        (
+            "Call",
+            Message::Call(Call {
+                token: 4,
+                timeout: Duration::from_secs(2),
+                kind: CallKind::Write {
+                    codec: 3,
+                    commands: vec![Bytes::from_static(b"add"), Bytes::new()],
+                },
+            }),
+            "514501002900000009a5c100000000000010051801200229a41c000000000000a2020e08\
+             041080a8d6b9071801200328020300000061646400000000",
+        ),
+        (
+            "Called",
+            Message::Called(Called {
+                token: 4,
+                outcome: CallOutcome::NotLeader { leader: Some(2), address: "two:2".into() },
+            }),
+            "514501002800000009a5c100000000000010051801200229a41c000000000000aa020d08\
+             0410042802320574776f3a32",
         ),
     ]
 }

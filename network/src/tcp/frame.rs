@@ -55,6 +55,7 @@ pub(super) enum FrameError {
 }
 
 /// Cuts a stream into the bodies of its frames.
+#[derive(Debug)]
 pub(super) struct FrameDecoder {
     limit: usize,
 }

@@ -8,19 +8,25 @@
 //! judges the reply's hello in the same way
 //! messages follow                          probes are answered, nothing else is said
 //! ```
+//! A client opens with its versions and the name of the cluster alone: it is nobody. It is told who
+//! answers, or is refused, or turned away for want of places; calls follow, and answers.
+//!
 //! The preamble's last byte is the version of framing and handshake. Until the handshake is done
 //! nobody is trusted with more than 4 KiB of memory or a few seconds of patience.
 //!
 //! A connection carries one lane of one peer in one direction. The listening side learns from Open
 //! who speaks on it, and no message may claim another sender.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use quorate_engine::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frame::{FrameError, read_one, write_one};
-use crate::message::{Hello, Inbound, Lane, Refusal};
+use crate::message::{Hello, Inbound, Lane, PROTOCOL_VERSIONS, Refusal};
 
 /// The largest frame before the handshake is done.
 pub(super) const MAX_FRAME_BYTES: usize = 4096;
@@ -42,6 +48,9 @@ pub(super) enum HandshakeError {
     /// Something else than a node is at the other end.
     #[error("it does not speak the protocol of Quorate")]
     NotANode,
+    /// No place for another client.
+    #[error("all places for clients are taken; close some, or raise max_clients")]
+    Full,
     /// This node has nobody to answer for it.
     #[error("the host of this node is gone")]
     NoHost,
@@ -64,7 +73,7 @@ pub(super) async fn open(
     lane: Lane,
 ) -> Result<(), HandshakeError> {
     let own = inbound.hello(peer);
-    let open = WireOpen { hello: Some(WireHello::of(&own)), lane: lane_code(lane) };
+    let open = WireOpen { hello: Some(WireHello::of(&own)), lane: lane_code(lane), client: None };
     let open = open.encode_to_vec();
     if open.len() > MAX_FRAME_BYTES {
         let text = "cluster name and address of this node don't fit a handshake; shorten them";
@@ -90,24 +99,64 @@ pub(super) async fn open(
             judge(&own, &hello)?;
             Ok(inbound.admit(&hello)?)
         }
+        Some(Verdict::Full(())) | None => Err(HandshakeError::NotANode),
+    }
+}
+
+/// The connecting side, if it is a client of the cluster `cluster_name`. Returns who answers.
+pub(super) async fn open_client(
+    stream: &mut TcpStream,
+    cluster_name: &str,
+) -> Result<Hello, HandshakeError> {
+    let client = WireClient {
+        min_version: PROTOCOL_VERSIONS.0,
+        max_version: PROTOCOL_VERSIONS.1,
+        cluster_name: cluster_name.to_owned(),
+    };
+    let open = WireOpen { hello: None, lane: 0, client: Some(client) }.encode_to_vec();
+    if open.len() > MAX_FRAME_BYTES {
+        return Err(
+            Refusal("the cluster's name does not fit a handshake; shorten it".into()).into()
+        );
+    }
+    let mut bytes = PREAMBLE.to_vec();
+    write_one(&mut bytes, &open);
+    stream.write_all(&bytes).await?;
+    let reply = read_one(stream, MAX_FRAME_BYTES).await?;
+    let reply = WireReply::decode(&reply[..]).map_err(|_| HandshakeError::NotANode)?;
+    match reply.verdict {
+        Some(Verdict::Refusal(reason)) => Err(HandshakeError::RefusedByPeer(reason)),
+        Some(Verdict::Full(())) => Err(HandshakeError::Full),
+        Some(Verdict::Hello(hello)) => Ok(hello.into_hello()),
         None => Err(HandshakeError::NotANode),
     }
 }
 
 /// What the listening side knows of a connection after the handshake.
-pub(super) struct Opened {
-    /// This node.
-    pub(super) node: NodeId,
-    /// Who speaks.
-    pub(super) peer: NodeId,
-    /// On which lane.
-    pub(super) lane: Lane,
+pub(super) enum Opened {
+    /// It is one lane of a peer.
+    Peer {
+        /// This node.
+        node: NodeId,
+        /// Who speaks.
+        peer: NodeId,
+        /// On which lane.
+        lane: Lane,
+    },
+    /// It is a client's.
+    Client {
+        /// This node.
+        node: NodeId,
+        /// Given back when the client goes.
+        place: OwnedSemaphorePermit,
+    },
 }
 
-/// The listening side.
+/// The listening side. A client takes one of `places`.
 pub(super) async fn answer(
     stream: &mut TcpStream,
     inbound: &dyn Inbound,
+    places: &Arc<Semaphore>,
 ) -> Result<Opened, HandshakeError> {
     let mut preamble = [0; PREAMBLE.len()];
     stream.read_exact(&mut preamble).await?;
@@ -116,29 +165,74 @@ pub(super) async fn answer(
     }
     let open = read_one(stream, MAX_FRAME_BYTES).await?;
     let open = WireOpen::decode(&open[..]).map_err(|_| HandshakeError::NotANode)?;
+    if let Some(client) = open.client {
+        return answer_client(stream, &inbound.hello(0), client, places).await;
+    }
     let hello = open.hello.ok_or(HandshakeError::NotANode)?.into_hello();
 
     let own = inbound.hello(hello.from);
     let verdict = judge(&own, &hello)
         .and_then(|()| lane_of(open.lane))
         .and_then(|lane| inbound.admit(&hello).map(|()| lane));
-    let reply = WireReply {
-        verdict: Some(match &verdict {
-            Ok(_) => Verdict::Hello(WireHello::of(&own)),
-            Err(Refusal(reason)) => Verdict::Refusal(shortened(reason).into()),
-        }),
-    };
-    let mut bytes = Vec::new();
-    write_one(&mut bytes, &reply.encode_to_vec());
-    stream.write_all(&bytes).await?;
     match verdict {
-        Ok(lane) => Ok(Opened { node: own.from, peer: hello.from, lane }),
-        Err(refusal) => {
-            // The other side reads the reason before it sees the end.
-            stream.shutdown().await?;
-            Err(refusal.into())
+        Ok(lane) => {
+            say(stream, Verdict::Hello(WireHello::of(&own))).await?;
+            Ok(Opened::Peer { node: own.from, peer: hello.from, lane })
         }
+        Err(refusal) => Err(refuse(stream, refusal).await?),
     }
+}
+
+async fn answer_client(
+    stream: &mut TcpStream,
+    own: &Hello,
+    client: WireClient,
+    places: &Arc<Semaphore>,
+) -> Result<Opened, HandshakeError> {
+    if let Err(refusal) = judge_client(own, &client) {
+        return Err(refuse(stream, refusal).await?);
+    }
+    let Ok(place) = places.clone().try_acquire_owned() else {
+        say(stream, Verdict::Full(())).await?;
+        stream.shutdown().await?;
+        return Err(HandshakeError::Full);
+    };
+    say(stream, Verdict::Hello(WireHello::of(own))).await?;
+    Ok(Opened::Client { node: own.from, place })
+}
+
+async fn say(stream: &mut TcpStream, verdict: Verdict) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    write_one(&mut bytes, &WireReply { verdict: Some(verdict) }.encode_to_vec());
+    stream.write_all(&bytes).await
+}
+
+/// Tells the other side why not, and gives that back as an error.
+async fn refuse(stream: &mut TcpStream, refusal: Refusal) -> std::io::Result<HandshakeError> {
+    say(stream, Verdict::Refusal(shortened(&refusal.0).into())).await?;
+    // The other side reads the reason before it sees the end.
+    stream.shutdown().await?;
+    Ok(refusal.into())
+}
+
+/// Whether a client belongs here.
+fn judge_client(own: &Hello, client: &WireClient) -> Result<(), Refusal> {
+    let WireClient { min_version, max_version, cluster_name } = client;
+    if *min_version > own.max_version || *max_version < own.min_version {
+        return Err(Refusal(format!(
+            "the client speaks protocol versions {min_version} to {max_version}, node {} speaks {} \
+             to {}; use a client of about the same release",
+            own.from, own.min_version, own.max_version
+        )));
+    }
+    if *cluster_name != own.cluster_name {
+        return Err(Refusal(format!(
+            "this is a node of cluster \"{}\", not of \"{cluster_name}\"; check the cluster names \
+             and addresses",
+            own.cluster_name
+        )));
+    }
+    Ok(())
 }
 
 /// What a transport can tell of a hello before the host is asked.
@@ -191,11 +285,24 @@ struct WireOpen {
     hello: Option<WireHello>,
     #[prost(uint32, tag = "2")]
     lane: u32,
+    /// Of a client, which has no hello of a node.
+    #[prost(message, optional, tag = "3")]
+    client: Option<WireClient>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireClient {
+    #[prost(uint32, tag = "1")]
+    min_version: u32,
+    #[prost(uint32, tag = "2")]
+    max_version: u32,
+    #[prost(string, tag = "3")]
+    cluster_name: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireReply {
-    #[prost(oneof = "Verdict", tags = "1, 2")]
+    #[prost(oneof = "Verdict", tags = "1, 2, 3")]
     verdict: Option<Verdict>,
 }
 
@@ -205,6 +312,9 @@ enum Verdict {
     Hello(WireHello),
     #[prost(string, tag = "2")]
     Refusal(String),
+    /// No place for another client.
+    #[prost(message, tag = "3")]
+    Full(()),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -289,7 +399,8 @@ mod tests {
     #[test]
     fn a_hello_round_trips_and_its_bytes_stay_what_they_are() {
         let sent = hello(1, 2, (1, 3));
-        let wire = WireOpen { hello: Some(WireHello::of(&sent)), lane: 2 }.encode_to_vec();
+        let wire =
+            WireOpen { hello: Some(WireHello::of(&sent)), lane: 2, client: None }.encode_to_vec();
         let golden = b"\x0a\x25\x08\x01\x10\x03\x1a\x04shop\x21\x07\0\0\0\0\0\0\0\x28\x01\x30\x02\
             \x39\x09\0\0\0\0\0\0\0\x42\x03a:1\x10\x02";
         assert_eq!(wire, golden);

@@ -25,9 +25,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::frame::{FrameDecoder, FrameError, PROBE};
 use super::handshake::{self, HandshakeError, Opened};
+use super::{Shared, calls};
 use crate::message::Envelope;
 use crate::wire::WireError;
 
@@ -41,6 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts connections until the transport stops, then ends every one of them.
 pub(super) async fn listen(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
+    // Who it is shows the handshake: clients have places of their own, so that they can't take all.
+    let limit = shared.options.max_connections.saturating_add(shared.options.max_clients);
     // Whether the last thing logged is that no connections are taken.
     let mut refusing = false;
     loop {
@@ -54,12 +56,12 @@ pub(super) async fn listen(listener: TcpListener, shared: Arc<Shared>) {
             accepted = listener.accept() => accepted,
         };
         let trouble = match accepted {
-            Ok(_) if connections.len() >= shared.options.max_connections => {
+            Ok(_) if connections.len() >= limit => {
                 format!("all {} connections are taken", connections.len())
             }
             Ok((stream, address)) => {
                 // Not at the first free place: at the limit, places come and go all the time.
-                refusing &= connections.len() > shared.options.max_connections / 2;
+                refusing &= connections.len() > limit / 2;
                 connections.spawn(serve(shared.clone(), stream, address));
                 continue;
             }
@@ -95,7 +97,7 @@ fn log_panic(ended: Result<(), JoinError>) {
 /// One connection, from its first byte to its end.
 async fn serve(shared: Arc<Shared>, mut stream: TcpStream, address: SocketAddr) {
     let patience = shared.options.handshake_timeout;
-    let Opened { node, peer, lane } = match timeout(patience, greet(&shared, &mut stream)).await {
+    let opened = match timeout(patience, greet(&shared, &mut stream)).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(HandshakeError::Refused(refusal))) => {
             if shared.is_new_refusal(&refusal) {
@@ -112,6 +114,19 @@ async fn serve(shared: Arc<Shared>, mut stream: TcpStream, address: SocketAddr) 
             return;
         }
     };
+    let (node, peer, lane) = match opened {
+        Opened::Peer { node, peer, lane } => (node, peer, lane),
+        Opened::Client { node, place } => {
+            match calls::serve(&shared, stream, node).await {
+                Ok(()) => tracing::debug!(node, %address, "a client has gone"),
+                Err(error) => {
+                    tracing::debug!(node, %address, %error, "closed a client's connection")
+                }
+            }
+            drop(place);
+            return;
+        }
+    };
     let turn = shared.enter(peer, lane);
     match read(&shared, stream, node, peer, turn.replaced()).await {
         Ok(()) => tracing::debug!(node, peer, ?lane, %address, "a connection ended"),
@@ -125,7 +140,7 @@ async fn serve(shared: Arc<Shared>, mut stream: TcpStream, address: SocketAddr) 
 async fn greet(shared: &Shared, stream: &mut TcpStream) -> Result<Opened, HandshakeError> {
     stream.set_nodelay(true)?;
     let inbound = shared.inbound().ok_or(HandshakeError::NoHost)?;
-    handshake::answer(stream, &*inbound).await
+    handshake::answer(stream, &*inbound, &shared.client_places).await
 }
 
 /// Why a connection that was in use had to be closed.

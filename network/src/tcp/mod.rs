@@ -2,7 +2,8 @@
 //!
 //! Each node listens on one port. For each peer and [`Lane`] it opens one connection and writes to
 //! it; what the peer has to say comes over connections that the peer opens. So no lane waits for
-//! another, and the two directions fail separately, as messages are allowed to.
+//! another, and the two directions fail separately, as messages are allowed to. Clients, which are no
+//! members, connect to the same port, and are answered on the connection that they have opened.
 //!
 //! | subject | file |
 //! |---|---|
@@ -10,12 +11,16 @@
 //! | the stream: lengths, checksums, probes | `frame.rs` |
 //! | connecting, pausing, writing, giving up | `outgoing.rs` |
 //! | accepting, limits, reading | `incoming.rs` |
+//! | serving clients, on connections in both directions | `calls.rs` |
+//! | a client's end of such a connection | `client.rs` |
 //! | what can be set | `options.rs` |
 //!
 //! There is no encryption and no proof of identity: the handshake keeps mistakes out, a wrong
 //! address, another cluster, a wiped disk, not an attacker who knows the protocol. Whoever can
 //! reach the port can harm the cluster. Use a private network.
 
+mod calls;
+mod client;
 mod frame;
 mod handshake;
 mod incoming;
@@ -33,14 +38,16 @@ use async_trait::async_trait;
 use quorate_engine::NodeId;
 use tokio::net::TcpListener;
 use tokio::select;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{Envelope, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal};
 use outgoing::Link;
 
+pub use client::{CallReceiver, CallSender, ClientConnection, ClientError};
 pub use frame::{from_frames, to_frames};
-pub use options::TcpOptions;
+pub use options::{Backoff, TcpOptions};
 
 /// A port, and connections to the ports of others. See the [module](self).
 ///
@@ -101,11 +108,14 @@ impl TcpTransport {
         let error = |source| BindError { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(error)?;
         let local_addr = listener.local_addr().map_err(error)?;
+        let client_places =
+            Arc::new(Semaphore::new(options.max_clients.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared {
             options,
             inbound: OnceLock::new(),
             stop: CancellationToken::new(),
             links: Mutex::default(),
+            client_places,
             incoming: Mutex::default(),
             entered: AtomicU64::new(0),
             last_refusal: Mutex::default(),
@@ -217,6 +227,8 @@ struct Shared {
     /// Cancelled by shutdown or drop; everything ends then.
     stop: CancellationToken,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
+    /// One for each client that may be connected.
+    client_places: Arc<Semaphore>,
     /// The connection that counts, for each lane of each peer.
     incoming: Mutex<BTreeMap<(NodeId, Lane), Entered>>,
     /// How many connections have ever entered `incoming`.

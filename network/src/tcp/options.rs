@@ -19,8 +19,18 @@ pub struct TcpOptions {
     /// count as 4 KiB, values above 4 GiB as 4 GiB.
     pub max_frame_bytes: usize,
     /// Connections that others may have open to this node at the same time: 1024. Each peer needs
-    /// three. Further ones are closed as they arrive.
+    /// three. Further ones are closed as they arrive. Those of clients count apart.
     pub max_connections: usize,
+    /// Connections of clients at the same time: 1024. Further ones are turned down in words.
+    pub max_clients: usize,
+    /// Calls that one client may have under way: 65536. Further ones are answered `Overloaded`.
+    pub max_client_calls: usize,
+    /// Bytes of answers that may wait for one client: 64 MiB. From half of it on no more of its calls
+    /// are read; over it its connection is closed.
+    pub client_answer_bytes: usize,
+    /// How long a client may be silent before its connection is closed: 60 s. Ours asks for a sign of
+    /// life every second.
+    pub client_idle_timeout: Duration,
     /// How long to wait for a connection, resolving the name included: 2 s.
     pub connect_timeout: Duration,
     /// How long either side waits for the other's part of the handshake: 2 s.
@@ -46,6 +56,10 @@ impl Default for TcpOptions {
         Self {
             max_frame_bytes: 64 << 20,
             max_connections: 1024,
+            max_clients: 1024,
+            max_client_calls: 65_536,
+            client_answer_bytes: 64 << 20,
+            client_idle_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(5),
@@ -64,25 +78,27 @@ impl TcpOptions {
     }
 }
 
-/// The pauses of one lane: growing, capped, spread.
-#[derive(Debug)]
-pub(super) struct Backoff {
+/// The pauses after failures in a row: growing from [`TcpOptions::backoff_min`], capped by
+/// [`TcpOptions::backoff_max`], spread by a seed.
+#[derive(Clone, Debug)]
+pub struct Backoff {
     failures: u32,
     random: u64,
 }
 
 impl Backoff {
-    pub(super) fn new(seed: u64) -> Self {
+    /// No failure yet.
+    pub fn new(seed: u64) -> Self {
         Self { failures: 0, random: seed }
     }
 
     /// It worked: the next pause is the shortest again.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// It failed: how long to wait.
-    pub(super) fn next(&mut self, options: &TcpOptions) -> Duration {
+    pub fn next(&mut self, options: &TcpOptions) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         let pause = options.backoff_min.saturating_mul(factor).min(options.backoff_max);

@@ -18,6 +18,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyerror::AnyError;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ const PIECES_PER_WRITE: usize = 64;
 
 /// How long to look for an answer that may have arrived without our notice, before an overdue
 /// probe is held against the peer: it may be this process that stood still.
-const LAST_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 const WELL: u8 = 0;
 const GONE: u8 = 1;
@@ -209,15 +210,15 @@ impl Outlet {
 
 /// What is wrong with a connection.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(super) enum Fault {
     #[error("it closed the connection")]
     Closed,
     #[error("it says something that is not of the protocol")]
     Noise,
     #[error("it has given no sign of life for {0:?}")]
-    Silent(std::time::Duration),
+    Silent(Duration),
     #[error("it has taken nothing for {0:?}")]
-    Stalled(std::time::Duration),
+    Stalled(Duration),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -342,51 +343,60 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes all of `pieces`. After an error, or if the future is dropped, the stream may end in
-    /// half a frame: the connection must not be used again.
     async fn write(&mut self, pieces: Vec<Bytes>, options: &TcpOptions) -> Result<(), Fault> {
-        let mut first = 0;
-        let mut offset = 0;
-        let mut waiting_since = None;
-        while first < pieces.len() {
-            match self.try_write(&pieces[first..], offset) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Ok(mut written) => {
-                    if waiting_since.take().is_some() {
-                        self.moved_at = Instant::now();
-                    }
-                    written += offset;
-                    while first < pieces.len() && written >= pieces[first].len() {
-                        written -= pieces[first].len();
-                        first += 1;
-                    }
-                    offset = written;
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let since = *waiting_since.get_or_insert_with(Instant::now);
-                    let patience = options.write_timeout;
-                    match timeout_at(since + patience, self.stream.writable()).await {
-                        Ok(ready) => ready?,
-                        Err(_) => return Err(Fault::Stalled(patience)),
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+        write_all(&self.stream, &pieces, options.write_timeout, &mut self.moved_at).await
     }
+}
 
-    /// Writes as much of `pieces`, without the first `offset` bytes, as the kernel takes at once.
-    fn try_write(&self, pieces: &[Bytes], offset: usize) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
-        let count = pieces.len().min(PIECES_PER_WRITE);
-        slices[0] = IoSlice::new(&pieces[0][offset..]);
-        for (slice, piece) in slices[1..count].iter_mut().zip(&pieces[1..count]) {
-            *slice = IoSlice::new(piece);
+/// Writes all of `pieces`, of which none is empty, and notes in `moved_at` when a write that had stood
+/// still went on. After an error, or if the future is dropped, the stream may end in half a frame: it
+/// must not be used again.
+pub(super) async fn write_all(
+    stream: &TcpStream,
+    pieces: &[Bytes],
+    patience: Duration,
+    moved_at: &mut Instant,
+) -> Result<(), Fault> {
+    let mut first = 0;
+    let mut offset = 0;
+    let mut waiting_since = None;
+    while first < pieces.len() {
+        match try_write(stream, &pieces[first..], offset) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            Ok(mut written) => {
+                if waiting_since.take().is_some() {
+                    *moved_at = Instant::now();
+                }
+                written += offset;
+                while first < pieces.len() && written >= pieces[first].len() {
+                    written -= pieces[first].len();
+                    first += 1;
+                }
+                offset = written;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let since = *waiting_since.get_or_insert_with(Instant::now);
+                match timeout_at(since + patience, stream.writable()).await {
+                    Ok(ready) => ready?,
+                    Err(_) => return Err(Fault::Stalled(patience)),
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
         }
-        self.stream.try_write_vectored(&slices[..count])
     }
+    Ok(())
+}
+
+/// Writes as much of `pieces`, without the first `offset` bytes, as the kernel takes at once.
+fn try_write(stream: &TcpStream, pieces: &[Bytes], offset: usize) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
+    let count = pieces.len().min(PIECES_PER_WRITE);
+    slices[0] = IoSlice::new(&pieces[0][offset..]);
+    for (slice, piece) in slices[1..count].iter_mut().zip(&pieces[1..count]) {
+        *slice = IoSlice::new(piece);
+    }
+    stream.try_write_vectored(&slices[..count])
 }
 
 /// Whether the other end has gone, as opposed to a fault on the way to it.

@@ -24,6 +24,8 @@
 //! | 33 | Forwarded |
 //! | 34 | Order |
 //! | 35 | Ordered |
+//! | 36 | Call |
+//! | 37 | Called |
 //!
 //! Durations are nanoseconds, at most a year: a peer's number is added to clocks, and a sum must
 //! not overflow anybody's.
@@ -34,6 +36,7 @@ use bytes::Bytes;
 use quorate_engine::message as raft;
 use quorate_engine::{LogId, Membership, Message as Raft};
 
+use super::calls::{WireCall, WireCalled, into_call, into_called, of_call, of_called};
 use super::{Payloads, WireError, length};
 use crate::message::{
     Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, Order,
@@ -56,7 +59,7 @@ pub(super) struct Header {
     incarnation: u64,
     #[prost(
         oneof = "Kind",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 35"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 35, 36, 37"
     )]
     kind: Option<Kind>,
 }
@@ -103,6 +106,10 @@ enum Kind {
     Order(WireOrder),
     #[prost(message, tag = "35")]
     Ordered(WireOrdered),
+    #[prost(message, tag = "36")]
+    Call(WireCall),
+    #[prost(message, tag = "37")]
+    Called(WireCalled),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -197,7 +204,7 @@ struct AppendEntriesAnswer {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Position {
+pub(super) struct Position {
     #[prost(uint64, tag = "1")]
     term: u64,
     #[prost(uint64, tag = "2")]
@@ -419,6 +426,8 @@ impl Header {
             }),
             Message::Order(m) => Kind::Order(of_order(m)),
             Message::Ordered(m) => Kind::Ordered(of_ordered(m)),
+            Message::Call(m) => Kind::Call(of_call(m)),
+            Message::Called(m) => Kind::Called(of_called(m)),
         };
         Self {
             cluster: envelope.cluster,
@@ -437,6 +446,8 @@ impl Header {
             Kind::Forwarded(m) => Message::Forwarded(into_forwarded(m, payloads)?),
             Kind::Order(m) => Message::Order(into_order(m).ok_or(unknown)?),
             Kind::Ordered(m) => Message::Ordered(into_ordered(m)?.ok_or(unknown)?),
+            Kind::Call(m) => Message::Call(into_call(m, payloads)?),
+            Kind::Called(m) => Message::Called(into_called(m, payloads)?),
             kind => Message::Raft(into_raft(kind, payloads)?),
         };
         Ok(Envelope {
@@ -450,11 +461,11 @@ impl Header {
     }
 }
 
-fn position(id: LogId) -> Position {
+pub(super) fn position(id: LogId) -> Position {
     Position { term: id.term, index: id.index }
 }
 
-fn log_id(position: Position) -> LogId {
+pub(super) fn log_id(position: Position) -> LogId {
     LogId::new(position.term, position.index)
 }
 
@@ -627,9 +638,12 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             Raft::Introduce(raft::Introduce { configuration: payloads.block()? })
         }
         Kind::Introduced(()) => Raft::Introduced(raft::Introduced {}),
-        Kind::Forward(_) | Kind::Forwarded(_) | Kind::Order(_) | Kind::Ordered(_) => {
-            unreachable!("no message of the protocol")
-        }
+        Kind::Forward(_)
+        | Kind::Forwarded(_)
+        | Kind::Order(_)
+        | Kind::Ordered(_)
+        | Kind::Call(_)
+        | Kind::Called(_) => unreachable!("no message of the protocol"),
     })
 }
 
@@ -793,10 +807,10 @@ impl ForwardOutcome {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     duration.min(MAX_DURATION).as_nanos() as u64
 }
 
-fn duration(nanos: u64) -> Duration {
+pub(super) fn duration(nanos: u64) -> Duration {
     Duration::from_nanos(nanos).min(MAX_DURATION)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::message::{AppendEntries, Stranger};
 use quorate_engine::{Batch, LogId, Message as Raft};
-use quorate_network::{Envelope, Hello, Inbound, Message, Peer, Refusal};
+use quorate_network::{Answerer, Call, Envelope, Hello, Inbound, Message, Peer, Refusal};
 use tokio::time::{Instant, sleep};
 
 #[cfg(feature = "tcp")]
@@ -49,6 +49,7 @@ pub(crate) struct Host {
     pub(crate) hello: Hello,
     pub(crate) admit: Admit,
     arrived: Mutex<Vec<Envelope>>,
+    calls: Mutex<Vec<(u64, Call, Answerer)>>,
 }
 
 impl Host {
@@ -70,7 +71,12 @@ impl Host {
         hello: Hello,
         admit: impl Fn(&Hello) -> Result<(), Refusal> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { hello, admit: Box::new(admit), arrived: Mutex::default() })
+        Arc::new(Self {
+            hello,
+            admit: Box::new(admit),
+            arrived: Mutex::default(),
+            calls: Mutex::default(),
+        })
     }
 
     pub(crate) fn arrived(&self) -> Vec<Envelope> {
@@ -79,6 +85,16 @@ impl Host {
 
     pub(crate) fn count(&self) -> usize {
         self.arrived.lock().unwrap().len()
+    }
+
+    /// Takes the calls that have come and are not taken yet, each with its group.
+    pub(crate) fn calls(&self) -> Vec<(u64, Call, Answerer)> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    /// How many calls wait to be taken.
+    pub(crate) fn call_count(&self) -> usize {
+        self.calls.lock().unwrap().len()
     }
 }
 
@@ -93,6 +109,10 @@ impl Inbound for Host {
 
     fn receive(&self, messages: Vec<Envelope>) {
         self.arrived.lock().unwrap().extend(messages);
+    }
+
+    fn call(&self, group: u64, call: Call, answer: Answerer) {
+        self.calls.lock().unwrap().push((group, call, answer));
     }
 }
 

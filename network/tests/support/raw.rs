@@ -35,6 +35,18 @@ pub(crate) struct WireOpen {
     pub(crate) hello: Option<WireHello>,
     #[prost(uint32, tag = "2")]
     pub(crate) lane: u32,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) client: Option<WireClient>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WireClient {
+    #[prost(uint32, tag = "1")]
+    pub(crate) min_version: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) max_version: u32,
+    #[prost(string, tag = "3")]
+    pub(crate) cluster_name: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -43,6 +55,8 @@ pub(crate) struct WireReply {
     pub(crate) hello: Option<WireHello>,
     #[prost(string, optional, tag = "2")]
     pub(crate) refusal: Option<String>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) full: Option<()>,
 }
 
 pub(crate) fn wire_hello(from: u64, to: u64) -> WireHello {
@@ -71,7 +85,19 @@ pub(crate) fn frame_of(envelope: &Envelope) -> Vec<u8> {
 
 /// What the connecting side says first.
 pub(crate) fn opening(from: u64, to: u64, lane: Lane) -> Vec<u8> {
-    let open = WireOpen { hello: Some(wire_hello(from, to)), lane: lane as u32 + 1 };
+    let open = WireOpen { hello: Some(wire_hello(from, to)), lane: lane as u32 + 1, client: None };
+    let mut bytes = PREAMBLE.to_vec();
+    bytes.extend(frame(&open.encode_to_vec()));
+    bytes
+}
+
+/// What a client says first.
+pub(crate) fn client_opening(
+    cluster_name: &str,
+    (min_version, max_version): (u32, u32),
+) -> Vec<u8> {
+    let client = WireClient { min_version, max_version, cluster_name: cluster_name.into() };
+    let open = WireOpen { hello: None, lane: 0, client: Some(client) };
     let mut bytes = PREAMBLE.to_vec();
     bytes.extend(frame(&open.encode_to_vec()));
     bytes
@@ -100,6 +126,14 @@ impl Raw {
         raw
     }
 
+    /// Connects as a client of the cluster "shop", and says what it is told.
+    pub(crate) async fn client(address: impl ToSocketAddrs) -> (Self, WireReply) {
+        let mut raw = Self::connect(address).await;
+        raw.say(&client_opening("shop", (1, 1))).await;
+        let reply = WireReply::decode(&raw.frame().await[..]).unwrap();
+        (raw, reply)
+    }
+
     /// Accepts a connection to node `id` and admits whoever it is.
     pub(crate) async fn accept(listener: &TcpListener, id: u64) -> Self {
         let hello = |from| wire_hello(id, from);
@@ -116,7 +150,7 @@ impl Raw {
         assert_eq!(&preamble, PREAMBLE);
         let open = WireOpen::decode(&raw.frame().await[..]).unwrap();
         let from = open.hello.unwrap().from;
-        let reply = WireReply { hello: Some(hello(from)), refusal: None };
+        let reply = WireReply { hello: Some(hello(from)), refusal: None, full: None };
         raw.say(&frame(&reply.encode_to_vec())).await;
         raw
     }

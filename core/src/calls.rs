@@ -1,0 +1,192 @@
+//! Calls of clients: programs that are no members, and have a connection to this node.
+//!
+//! A call becomes what a caller on this node does, under the same limits, and is answered from where
+//! such a caller is: no task stands behind it. One difference: a client's write is not passed on. The
+//! client is told who leads and goes there, so its next write takes one hop less.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyerror::AnyError;
+use bytes::Bytes;
+use quorate_network::{Answerer, Call, CallKind, CallOutcome, ForwardOutcome, NodeStatus};
+use quorate_storage::StateMachine;
+use tokio::sync::mpsc;
+
+use crate::callers::{Application, Caller, Callers};
+use crate::control::Request;
+use crate::error::{ReadError, WriteError};
+use crate::forward::Commands;
+use crate::metrics::Board;
+use crate::raft::REQUEST_BYTES;
+
+/// Where the host hands the calls for one group. Called on the tasks of connections.
+pub(crate) trait Reception: Send + Sync + 'static {
+    fn call(&self, call: Call, answer: Answerer);
+}
+
+/// The calls of one group.
+pub(crate) struct GroupCalls<S: StateMachine> {
+    pub(crate) callers: Arc<Callers<S>>,
+    /// To the node, for as long as there are handles: clients alone don't keep it alive.
+    pub(crate) requests: mpsc::WeakUnboundedSender<Request>,
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) queue_bytes: usize,
+    pub(crate) max_command_bytes: usize,
+}
+
+impl<S: StateMachine> Reception for GroupCalls<S> {
+    fn call(&self, call: Call, answer: Answerer) {
+        let Call { timeout, kind, .. } = call;
+        let caller = ClientCall { answer, board: self.board.clone() };
+        match kind {
+            CallKind::Write { codec, commands } => self.write(caller, codec, commands, timeout),
+            CallKind::ReadIndex => self.read_index(caller, timeout),
+            CallKind::Status => caller.answer(CallOutcome::Status(self.status())),
+            _ => {
+                let text =
+                    "this node does not know such calls; upgrade the nodes before the clients";
+                caller.answer(CallOutcome::Refused(text.into()));
+            }
+        }
+    }
+}
+
+impl<S: StateMachine> GroupCalls<S> {
+    fn write(&self, caller: ClientCall, codec: u16, commands: Vec<Bytes>, timeout: Duration) {
+        if let Err(error) = self.check(codec, &commands) {
+            return caller.fail_write(error);
+        }
+        let commands = Commands::Many(commands);
+        let bytes = commands.bytes();
+        if bytes > self.max_command_bytes {
+            let limit = self.max_command_bytes;
+            return caller.fail_write(WriteError::TooLarge { bytes, limit });
+        }
+        let cost = bytes + REQUEST_BYTES * commands.as_slice().len();
+        if self.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > self.queue_bytes {
+            self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+            return caller.fail_write(WriteError::Overloaded);
+        }
+        let queued =
+            self.queue(caller, |token| Request::ClientWrite { token, commands, cost, timeout });
+        if !queued {
+            self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+        }
+    }
+
+    /// What a client sends is decoded before it is proposed: an undecodable command never enters the
+    /// log. Entries of a block share one codec version, so another one's are turned down.
+    fn check(&self, codec: u16, commands: &[Bytes]) -> Result<(), WriteError> {
+        let refused = |text: String| Err(WriteError::Refused(AnyError::error(text)));
+        let ours = self.callers.codec();
+        if codec != ours {
+            return refused(format!(
+                "codec version {codec} of the client is not {ours} of the node"
+            ));
+        }
+        if commands.is_empty() {
+            return refused("no commands".into());
+        }
+        let check = |command| self.callers.check(codec, command);
+        commands.iter().try_for_each(check).map_err(WriteError::Refused)
+    }
+
+    fn read_index(&self, caller: ClientCall, timeout: Duration) {
+        // Without a leader it would only wait, and another node may know one.
+        if self.board.leader().0.is_none() {
+            return caller.fail_write(WriteError::NotLeader { leader: None });
+        }
+        self.queue(caller, |token| Request::ReadIndex { token, timeout });
+    }
+
+    /// Hands a request to the node, or tells the caller why not.
+    fn queue(&self, caller: ClientCall, request: impl FnOnce(u64) -> Request) -> bool {
+        let Some(requests) = self.requests.upgrade() else {
+            caller.answer(CallOutcome::Stopped);
+            return false;
+        };
+        match self.callers.insert_or_back(Caller::Client(caller)) {
+            Ok(token) => {
+                if requests.send(request(token)).is_ok() {
+                    return true;
+                }
+                // Nobody else has seen the token.
+                if let Some(caller) = self.callers.take(token) {
+                    caller.fail_write(WriteError::Stopped);
+                }
+            }
+            Err((why, caller)) => caller.fail_write(why.into()),
+        }
+        false
+    }
+
+    fn status(&self) -> NodeStatus {
+        let metrics = self.board.metrics();
+        NodeStatus {
+            id: metrics.id,
+            role: metrics.role,
+            term: metrics.term,
+            leader: metrics.leader,
+            last: metrics.last,
+            committed: metrics.committed,
+            applied: metrics.applied,
+            configured_at: metrics.configured_at,
+            membership: metrics.membership.as_deref().cloned(),
+        }
+    }
+}
+
+/// A client that waits. Dropped without an answer, it is told that the outcome is unknown.
+pub(crate) struct ClientCall {
+    answer: Answerer,
+    /// Where the leader's address stands.
+    board: Arc<Board>,
+}
+
+impl ClientCall {
+    pub(crate) fn answer(self, outcome: CallOutcome) {
+        self.answer.answer(outcome);
+    }
+
+    /// Its write was applied, or came to an end in the log.
+    pub(crate) fn complete(self, outcome: ForwardOutcome) {
+        self.answer(match outcome {
+            ForwardOutcome::Applied(responses) => CallOutcome::Applied(responses),
+            ForwardOutcome::Overwritten => CallOutcome::Overwritten,
+            _ => CallOutcome::Unknown,
+        });
+    }
+
+    pub(crate) fn fail_write(self, error: WriteError) {
+        let outcome = match error {
+            WriteError::NotLeader { leader } => {
+                let (known, address) = self.board.leader();
+                let address = if known == leader { address } else { String::new() };
+                CallOutcome::NotLeader { leader, address }
+            }
+            WriteError::Overloaded => CallOutcome::Overloaded,
+            WriteError::Timeout => CallOutcome::Timeout,
+            WriteError::Overwritten => CallOutcome::Overwritten,
+            WriteError::TooLarge { bytes, limit } => {
+                CallOutcome::TooLarge { bytes: bytes as u64, limit: limit as u64 }
+            }
+            WriteError::Refused(why) => CallOutcome::Refused(why.to_string()),
+            WriteError::Stopped => CallOutcome::Stopped,
+            WriteError::Unknown | WriteError::Response(_) => CallOutcome::Unknown,
+        };
+        self.answer(outcome);
+    }
+
+    pub(crate) fn fail_read(self, error: ReadError) {
+        let outcome = match error {
+            ReadError::Timeout => CallOutcome::Timeout,
+            ReadError::Overloaded => CallOutcome::Overloaded,
+            ReadError::Stopped => CallOutcome::Stopped,
+            ReadError::Witness | ReadError::Refused(_) => CallOutcome::Refused(error.to_string()),
+        };
+        self.answer(outcome);
+    }
+}
