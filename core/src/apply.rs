@@ -28,6 +28,7 @@ use crate::error::{ReadError, WriteError};
 use crate::metrics::Board;
 use crate::pending::{Pending, Who};
 use crate::snapshots::View;
+use crate::stats::Counters;
 use crate::tail::{Found, Tail};
 
 /// How the node (and, for stale reads, the handle) reaches the worker.
@@ -145,6 +146,7 @@ pub(crate) struct ApplyWorker<S: StateMachine> {
     pub(crate) log: Arc<dyn LogReader>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) board: Arc<Board>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) control: ControlSender,
     pub(crate) applied: LogId,
     /// In force where `applied` is.
@@ -276,6 +278,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         if !self.witness {
             self.restore_machine(last, configuration.clone(), reader).await?;
         }
+        self.counters.snapshots_restored.increment();
         self.applied = last;
         self.configuration = Some(configuration);
         self.leave_unknown(last.index);
@@ -349,12 +352,16 @@ impl<S: StateMachine> ApplyWorker<S> {
         if let Some(configuration) = self.configuration.as_ref().filter(|_| keeps) {
             self.machine.keep(ApplyMark::new(through, configuration.clone()));
         }
+        self.counters.apply_entries.record(through.index - self.applied.index);
+        let bytes = blocks.iter().map(|block| block.bytes().len() as u64).sum();
+        self.counters.apply_bytes.record(bytes);
         let responses = if entries.is_empty() {
             Vec::new()
         } else {
-            let (first, count) = (ids[0], ids.len());
+            let (first, count, began) = (ids[0], ids.len(), self.env.now());
             let what = || format!("apply {first}..{through}");
             let responses = guarded(self.machine.apply(entries), what).await?;
+            self.counters.apply.record_time(self.env.now().since(began), 1);
             if responses.len() != count {
                 return Err(format!(
                     "the state machine gave {} responses for the {count} commands \

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyerror::AnyError;
 use bytes::Bytes;
+use quorate_engine::ReadMode;
 use quorate_network::{Answerer, Call, CallKind, CallOutcome, ForwardOutcome, NodeStatus};
 use quorate_storage::StateMachine;
 use tokio::sync::mpsc;
@@ -40,10 +41,14 @@ pub(crate) struct GroupCalls<S: StateMachine> {
 impl<S: StateMachine> Reception for GroupCalls<S> {
     fn call(&self, call: Call, answer: Answerer) {
         let Call { timeout, kind, .. } = call;
-        let caller = ClientCall { answer, board: self.board.clone() };
+        let writes = matches!(kind, CallKind::Write { .. });
+        let caller = ClientCall { answer, writes, board: self.board.clone() };
         match kind {
             CallKind::Write { codec, commands } => self.write(caller, codec, commands, timeout),
-            CallKind::ReadIndex => self.read_index(caller, timeout),
+            CallKind::ReadIndex => {
+                self.board.counters.read_asked(ReadMode::Index);
+                self.read_index(caller, timeout);
+            }
             CallKind::Status => caller.answer(CallOutcome::Status(self.status())),
             _ => {
                 let text =
@@ -70,6 +75,7 @@ impl<S: StateMachine> GroupCalls<S> {
             self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
             return caller.fail_write(WriteError::Overloaded);
         }
+        self.board.write_queued();
         let queued =
             self.queue(caller, |token| Request::ClientWrite { token, commands, cost, timeout });
         if !queued {
@@ -142,12 +148,15 @@ impl<S: StateMachine> GroupCalls<S> {
 /// A client that waits. Dropped without an answer, it is told that the outcome is unknown.
 pub(crate) struct ClientCall {
     answer: Answerer,
+    /// Whether it has a write done.
+    writes: bool,
     /// Where the leader's address stands.
     board: Arc<Board>,
 }
 
 impl ClientCall {
     pub(crate) fn answer(self, outcome: CallOutcome) {
+        self.board.counters.call_ended(self.writes, &outcome);
         self.answer.answer(outcome);
     }
 

@@ -15,6 +15,7 @@ use crate::error::InitializeError;
 use crate::forward::Commands;
 use crate::orders::OrderReply;
 use crate::snapshots::{SnapshotReply, View};
+use crate::stats::Counters;
 
 /// Bytes of messages that wait for the node; more are dropped, as the network may drop them.
 const INBOX_BYTES: usize = 128 << 20;
@@ -88,12 +89,13 @@ pub(crate) type InitializeReply = oneshot::Sender<Result<(), InitializeError>>;
 pub(crate) struct ControlSender {
     to: mpsc::UnboundedSender<Control>,
     pub(crate) message_bytes: Arc<AtomicUsize>,
+    counters: Arc<Counters>,
 }
 
 impl ControlSender {
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Control>) {
+    pub(crate) fn channel(counters: Arc<Counters>) -> (Self, mpsc::UnboundedReceiver<Control>) {
         let (to, from) = mpsc::unbounded_channel();
-        (Self { to, message_bytes: Arc::default() }, from)
+        (Self { to, message_bytes: Arc::default(), counters }, from)
     }
 
     /// Queues a completion or a call. After the node has stopped it goes nowhere.
@@ -106,6 +108,7 @@ impl ControlSender {
         let bytes = messages.iter().map(weight).sum();
         if self.message_bytes.fetch_add(bytes, Ordering::Relaxed) > INBOX_BYTES {
             self.message_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counters.inbox_dropped.increment();
             return;
         }
         self.send(Control::Messages(messages));

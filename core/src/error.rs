@@ -52,6 +52,21 @@ impl WriteError {
     pub fn may_have_happened(&self) -> bool {
         matches!(self, WriteError::Unknown | WriteError::Response(_))
     }
+
+    /// One word for it, of those under which [`Stats::write_failures`](crate::Stats) counts.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            WriteError::NotLeader { .. } => "not_leader",
+            WriteError::Overloaded => "overloaded",
+            WriteError::Timeout => "timeout",
+            WriteError::Overwritten => "overwritten",
+            WriteError::Unknown => "unknown",
+            WriteError::Stopped => "stopped",
+            WriteError::TooLarge { .. } => "too_large",
+            WriteError::Refused(_) => "refused",
+            WriteError::Response(_) => "response",
+        }
+    }
 }
 
 fn known(leader: Option<NodeId>) -> String {
@@ -83,6 +98,17 @@ impl ReadError {
     /// Always false: reads change nothing.
     pub fn may_have_happened(&self) -> bool {
         false
+    }
+
+    /// One word for it, of those under which [`Stats::read_failures`](crate::Stats) counts.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ReadError::Timeout => "timeout",
+            ReadError::Overloaded => "overloaded",
+            ReadError::Witness => "witness",
+            ReadError::Refused(_) => "refused",
+            ReadError::Stopped => "stopped",
+        }
     }
 }
 

@@ -29,6 +29,8 @@ use crate::pending::Who;
 pub(crate) struct Write {
     pub(crate) who: Who,
     pub(crate) commands: Commands,
+    /// When it was queued here, or the oldest of those taken together with it.
+    pub(crate) asked_at: Instant,
     pub(crate) deadline: Instant,
     /// What it takes of the node's queue quota.
     pub(crate) cost: usize,
@@ -196,6 +198,7 @@ mod tests {
         let write = Write {
             who: Who::Local(9),
             commands: Commands::One(Bytes::new()),
+            asked_at: Instant::ORIGIN,
             deadline: Instant::ORIGIN,
             cost: 0,
         };

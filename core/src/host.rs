@@ -23,6 +23,7 @@ use crate::env::{Env, TokioEnv, blocking};
 use crate::error::StartError;
 use crate::raft::Raft;
 use crate::start::start_group;
+use crate::stats::Observer;
 
 /// A process's place in one cluster, shared by any number of Raft groups: one log directory with
 /// one writer, one transport, one clock.
@@ -61,6 +62,23 @@ pub(crate) struct HostInner {
     #[cfg(feature = "tcp")]
     transport: Option<Arc<quorate_network::tcp::TcpTransport>>,
     groups: Mutex<BTreeMap<GroupId, GroupEntry>>,
+    pub(crate) observed: Arc<Observed>,
+}
+
+/// Where the numbers of a host's groups are. A group that has stopped keeps its place.
+#[derive(Default)]
+pub(crate) struct Observed(Mutex<BTreeMap<GroupId, Observer>>);
+
+impl Observed {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Observer>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// All of them, in order.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn all(&self) -> Vec<Observer> {
+        self.lock().values().cloned().collect()
+    }
 }
 
 struct GroupEntry {
@@ -210,6 +228,7 @@ impl HostBuilder {
             #[cfg(feature = "tcp")]
             transport: transport.clone(),
             groups: Mutex::default(),
+            observed: Arc::default(),
         });
         #[cfg(feature = "tcp")]
         if let Some(tcp) = transport {
@@ -380,6 +399,11 @@ impl HostInner {
         }
         groups.insert(group, GroupEntry { control, calls, incarnation, cluster });
         Ok(())
+    }
+
+    /// From now on this is where the numbers of a group are.
+    pub(crate) fn observe(&self, group: GroupId, observer: Observer) {
+        self.observed.lock().insert(group, observer);
     }
 
     pub(crate) fn remove_group(&self, group: GroupId) {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::{Control, ControlSender};
 use crate::env::Env;
+use crate::stats::Counters;
 use crate::tail::{Found, Tail};
 
 /// Messages that wait in a lane; more are dropped, and the protocol repeats what matters.
@@ -39,6 +40,7 @@ pub(crate) struct Wires {
     pub(crate) tail: Arc<Tail>,
     pub(crate) log: Arc<dyn LogReader>,
     pub(crate) limits: StreamLimits,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Wires {
@@ -58,6 +60,19 @@ impl Wires {
             self.control.send(Control::Refused { peer: *peer, reason: reason.clone() });
         }
     }
+
+    /// Hands messages to the network, and counts what became of them.
+    pub(crate) async fn send(
+        &self,
+        peer: &Peer,
+        lane: Lane,
+        envelopes: Vec<Envelope>,
+    ) -> Result<(), NetworkError> {
+        let (counters, count) = (self.counters.lane(lane), envelopes.len() as u64);
+        let sent = self.network.send(peer, lane, envelopes).await;
+        if sent.is_ok() { &counters.sent } else { &counters.lost }.add(count);
+        sent
+    }
 }
 
 /// The node's end of a peer's lanes. Dropping it ends the tasks.
@@ -66,6 +81,7 @@ pub(crate) struct PeerLanes {
     control: mpsc::Sender<Message>,
     clients: mpsc::Sender<Message>,
     slot: Arc<Slot>,
+    counters: Arc<Counters>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -81,18 +97,27 @@ impl PeerLanes {
             spawn(Box::pin(run_lane(wires.clone(), peer.clone(), Lane::Clients, clients_in))),
             spawn(Box::pin(run_stream(wires.clone(), peer, slot.clone()))),
         ];
-        Self { address, control, clients, slot, tasks }
+        Self { address, control, clients, slot, counters: wires.counters.clone(), tasks }
     }
 
     /// Queues a protocol message, or loses it.
     pub(crate) fn send(&self, message: quorate_engine::Message) {
         // A full lane: the peer does not take anything, the protocol repeats what matters.
-        drop(self.control.try_send(Message::Raft(message)));
+        self.try_send(Lane::Control, Message::Raft(message));
     }
 
     /// Queues forwarded writes or their answers; false if there is no room.
     pub(crate) fn send_clients(&self, message: Message) -> bool {
-        self.clients.try_send(message).is_ok()
+        self.try_send(Lane::Clients, message)
+    }
+
+    fn try_send(&self, lane: Lane, message: Message) -> bool {
+        let queue = if lane == Lane::Clients { &self.clients } else { &self.control };
+        let queued = queue.try_send(message).is_ok();
+        if !queued {
+            self.counters.lane(lane).dropped.increment();
+        }
+        queued
     }
 
     /// Gives the replication stream its newest target.
@@ -124,7 +149,7 @@ async fn run_lane(wires: Arc<Wires>, peer: Peer, lane: Lane, mut queue: mpsc::Re
     let mut messages = Vec::new();
     while queue.recv_many(&mut messages, 64).await > 0 {
         let envelopes = messages.drain(..).map(|m| wires.envelope(peer.id, m)).collect();
-        if let Err(error) = wires.network.send(&peer, lane, envelopes).await {
+        if let Err(error) = wires.send(&peer, lane, envelopes).await {
             tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, ?lane, %error);
             wires.refused(&error);
             if lane == Lane::Clients {
@@ -177,9 +202,15 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
         };
         let session = append.session;
         slot.lock().sent = stream.sent();
+        let blocks = append.blocks.iter();
+        let (entries, bytes) = blocks.fold((0, 0), |(entries, bytes), block| {
+            (entries + u64::from(block.count()), bytes + block.bytes().len() as u64)
+        });
+        wires.counters.append_entries.record(entries);
+        wires.counters.append_bytes.record(bytes);
         let message = Message::Raft(quorate_engine::Message::AppendEntries(append));
         let envelopes = vec![wires.envelope(peer.id, message)];
-        if let Err(error) = wires.network.send(&peer, Lane::Entries, envelopes).await {
+        if let Err(error) = wires.send(&peer, Lane::Entries, envelopes).await {
             tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, %error, "append lost");
             wires.refused(&error);
             wires.control.send(Control::Lost { to: peer.id, session });

@@ -43,16 +43,21 @@ mod control;
 mod env;
 mod error;
 mod forward;
+mod histogram;
 mod host;
 mod lanes;
 mod membership;
 mod metrics;
 mod node;
+mod observe;
 mod orders;
 mod pending;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod raft;
 mod snapshots;
 mod start;
+mod stats;
 mod tail;
 #[cfg(feature = "postcard")]
 pub mod testing;
@@ -70,6 +75,7 @@ pub use error::{
     ChangeError, InitializeError, ReadError, SnapshotError, StartError, TransferError, WaitError,
     WriteError,
 };
+pub use histogram::Histogram;
 pub use host::{GroupBuilder, Host, HostBuilder};
 pub use membership::{CatchUp, MembershipChange};
 pub use metrics::{Event, Events, Metrics, Wait};
@@ -89,6 +95,7 @@ pub use quorate_storage::{
     SnapshotReader, SnapshotStore, SnapshotWriter, StateMachine, StorageError,
 };
 pub use raft::{Builder, Raft};
+pub use stats::{LaneStats, PeerStats, Stats};
 pub use trigger::Trigger;
 
 /// The README's program is a test.

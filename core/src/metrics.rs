@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quorate_engine::{GroupId, Index, Instant, LogId, Membership, NodeId, RoleKind, Term};
+use quorate_engine::{
+    Follower, GroupId, Index, Instant, LogId, Membership, NodeId, RoleKind, Term,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::env::Env;
 use crate::error::WaitError;
+use crate::observe::Proposed;
+use crate::stats::{Counters, PeerStats};
 
 /// A node at one moment. Owned: it does not change any more.
 #[derive(Clone, Debug)]
@@ -135,12 +139,17 @@ pub(crate) struct Board {
     state: Mutex<State>,
     /// Written by the apply worker, for all to read.
     applied: AtomicU64,
+    pub(crate) counters: Arc<Counters>,
     env: Arc<dyn Env>,
     window: Duration,
 }
 
 struct State {
     metrics: Metrics,
+    followers: Vec<Follower>,
+    uncommitted_bytes: u64,
+    /// Writes proposed here that are not applied, in log order; of the leadership at hand.
+    proposed: VecDeque<Proposed>,
     waiters: Vec<(Predicate, oneshot::Sender<Metrics>)>,
     events: Vec<mpsc::Sender<Event>>,
     /// Commit indexes heard from a leader, and when; those of the last election timeout.
@@ -150,7 +159,13 @@ struct State {
 }
 
 impl Board {
-    pub(crate) fn new(id: NodeId, group: GroupId, env: Arc<dyn Env>, window: Duration) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        group: GroupId,
+        counters: Arc<Counters>,
+        env: Arc<dyn Env>,
+        window: Duration,
+    ) -> Self {
         let metrics = Metrics {
             id,
             group,
@@ -173,10 +188,18 @@ impl Board {
             healthy: false,
             fatal: None,
         };
-        let heard = VecDeque::new();
-        let (waiters, events) = (Vec::new(), Vec::new());
-        let state = State { metrics, waiters, events, heard, closed: false };
-        Self { state: Mutex::new(state), applied: AtomicU64::new(0), env, window }
+        let state = State {
+            metrics,
+            followers: Vec::new(),
+            uncommitted_bytes: 0,
+            proposed: VecDeque::new(),
+            waiters: Vec::new(),
+            events: Vec::new(),
+            heard: VecDeque::new(),
+            closed: false,
+        };
+        let applied = AtomicU64::new(0);
+        Self { state: Mutex::new(state), applied, counters, env, window }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -188,6 +211,45 @@ impl Board {
         let mut state = self.lock();
         change(&mut state.metrics);
         self.tell_waiters(&mut state);
+    }
+
+    /// What a leader knows of its followers.
+    pub(crate) fn publish_followers(
+        &self,
+        followers: impl Iterator<Item = Follower>,
+        uncommitted_bytes: u64,
+    ) {
+        let mut state = self.lock();
+        state.followers.clear();
+        state.followers.extend(followers);
+        state.uncommitted_bytes = uncommitted_bytes;
+    }
+
+    /// The followers of a leader whose log ends with `last`, and its uncommitted bytes.
+    pub(crate) fn followers(&self, last: Index) -> (BTreeMap<NodeId, PeerStats>, u64) {
+        let state = self.lock();
+        let now = self.env.now();
+        let followers = state.followers.iter().map(|follower| {
+            let Follower { id, matched, heard_at, round_trip, snapshot } = *follower;
+            let (lag, silence) = (last.saturating_sub(matched), now.since(heard_at));
+            (id, PeerStats { matched, lag, round_trip, silence, snapshot })
+        });
+        (followers.collect(), state.uncommitted_bytes)
+    }
+
+    /// A write of a caller here is about to be queued.
+    pub(crate) fn write_queued(&self) {
+        self.counters.write_queued(&*self.env);
+    }
+
+    /// This node, leading, has put writes into its log.
+    pub(crate) fn proposed(&self, batch: Proposed) {
+        self.lock().proposed.push_back(batch);
+    }
+
+    /// This node leads no more, or anew: others decide about what it had proposed.
+    pub(crate) fn forget_proposed(&self) {
+        self.lock().proposed.clear();
     }
 
     fn tell_waiters(&self, state: &mut State) {
@@ -213,7 +275,15 @@ impl Board {
     /// The apply worker has come this far.
     pub(crate) fn set_applied(&self, index: Index) {
         self.applied.store(index, Ordering::Release);
-        self.tell_waiters(&mut self.lock());
+        let mut state = self.lock();
+        if state.proposed.front().is_some_and(|batch| batch.last <= index) {
+            let now = self.env.now();
+            while let Some(batch) = state.proposed.front().filter(|batch| batch.last <= index) {
+                self.counters.answered.record_time(now.since(batch.at), batch.writes);
+                state.proposed.pop_front();
+            }
+        }
+        self.tell_waiters(&mut state);
     }
 
     /// A commit index was heard from the leader (or is the leader's own).
@@ -242,6 +312,9 @@ impl Board {
         state.closed = true;
         state.events.clear();
         state.waiters.clear();
+        state.followers.clear();
+        state.proposed.clear();
+        state.uncommitted_bytes = 0;
         let metrics = &mut state.metrics;
         metrics.leader = None;
         metrics.matched.clear();

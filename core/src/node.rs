@@ -28,6 +28,7 @@ use crate::forward::{Forwarding, Write};
 use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
 use crate::metrics::{Board, Event};
+use crate::observe::Progressing;
 use crate::orders::Orders;
 use crate::pending::{Origin, Pending};
 use crate::snapshots::Snapshots;
@@ -77,16 +78,17 @@ pub(crate) struct Books {
     pub(crate) parked: Vec<Write>,
     /// Writes of the batch that is being proposed.
     pub(crate) proposing: Vec<Origin>,
-    /// Callers of each read that the engine has.
-    pub(crate) reads: BTreeMap<u64, Vec<Token>>,
+    /// Callers of each read that the engine has, and since when.
+    pub(crate) reads: BTreeMap<u64, (Instant, Vec<Token>)>,
     /// Clients of each read index that the engine was asked for; of the same numbers.
-    pub(crate) index_reads: BTreeMap<u64, Vec<Token>>,
+    pub(crate) index_reads: BTreeMap<u64, (Instant, Vec<Token>)>,
     pub(crate) next_read: u64,
     /// Who waits for the first configuration to be durable, with its write.
     pub(crate) initializing: Vec<(u64, InitializeReply)>,
     /// The cluster of the message at hand: a blank node joins the one it accepts entries from.
     pub(crate) adopting: u64,
     pub(crate) failures: Vec<(Token, WriteError)>,
+    pub(crate) progressing: Progressing,
     pub(crate) noticed: BTreeSet<(NodeId, String)>,
     pub(crate) sweep_at: Instant,
     pub(crate) fatal: Option<String>,
@@ -114,6 +116,7 @@ impl Books {
             initializing: Vec::new(),
             adopting: 0,
             failures: Vec::new(),
+            progressing: Progressing::default(),
             noticed: BTreeSet::new(),
             sweep_at: Instant::ORIGIN,
             fatal: None,
@@ -209,7 +212,8 @@ impl Node {
         self.go_on_with_orders(now);
         self.consider_snapshot(now);
         self.stop_when_handed_over(now);
-        self.submit();
+        self.note_progress(now);
+        self.submit(now);
         self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
         if self.engine.role() == RoleKind::Leader {
@@ -228,6 +232,7 @@ impl Node {
                 }
             }
             Control::Persisted { seq } => {
+                self.books.progressing.on_persisted(now, seq, &self.wires.counters);
                 self.step(now, Input::Persisted { seq });
                 let waiting = std::mem::take(&mut self.books.initializing);
                 for (at, reply) in waiting {
@@ -453,7 +458,10 @@ impl Node {
             Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, chunk),
             Output::Restore { last } => self.apply.restore(last),
             Output::Apply { through } => self.apply.aim(through),
-            Output::Proposed { .. } => self.pending.extend(self.books.proposing.drain(..)),
+            Output::Proposed { first, count } => {
+                self.note_proposed(now, first.index + u64::from(count) - 1, count);
+                self.pending.extend(self.books.proposing.drain(..));
+            }
             Output::Declined(decline) => {
                 self.books.declined = Some(decline);
                 for origin in std::mem::take(&mut self.books.proposing) {
@@ -463,15 +471,20 @@ impl Node {
                 }
             }
             Output::ReadReady { token, index } => {
-                for client in self.books.index_reads.remove(&token).unwrap_or_default() {
-                    self.application.complete_index(client, index);
+                if let Some((asked_at, clients)) = self.books.index_reads.remove(&token) {
+                    self.note_read_index(now, asked_at, clients.len());
+                    for client in clients {
+                        self.application.complete_index(client, index);
+                    }
                 }
-                let readers = self.books.reads.remove(&token).unwrap_or_default();
-                self.apply.read(index, now + self.config.read_timeout, readers);
+                if let Some((asked_at, readers)) = self.books.reads.remove(&token) {
+                    self.note_read_index(now, asked_at, readers.len());
+                    self.apply.read(index, now + self.config.read_timeout, readers);
+                }
             }
             Output::ReadFailed { token } => {
-                let readers = self.books.reads.remove(&token).unwrap_or_default();
-                let clients = self.books.index_reads.remove(&token).unwrap_or_default();
+                let (_, readers) = self.books.reads.remove(&token).unwrap_or_default();
+                let (_, clients) = self.books.index_reads.remove(&token).unwrap_or_default();
                 for reader in readers.into_iter().chain(clients) {
                     self.application.fail_read(reader, ReadError::Timeout);
                 }
@@ -480,6 +493,7 @@ impl Node {
             Output::Changed { role, term, leader } => {
                 let (node, group) = (self.identity.node, self.wires.group);
                 tracing::info!(node, group, term, %role, ?leader, "role");
+                self.note_change(role, term, leader);
                 if role == RoleKind::Leader {
                     self.pending.begin_term();
                 }
@@ -511,6 +525,7 @@ impl Node {
 
     fn tail_append(&mut self, block: quorate_engine::EntryBlock) {
         self.snapshots.on_appended(block.bytes().len());
+        self.books.progressing.on_appended(block.count().into(), block.bytes().len());
         self.wires.tail.append(block.clone());
         self.books.batch.ops.push(LogOp::Append(block));
     }
@@ -554,12 +569,13 @@ impl Node {
     }
 
     /// Hands what the turn has to write to the log.
-    fn submit(&mut self) {
+    fn submit(&mut self, now: Instant) {
         if self.books.batch.ops.is_empty() {
             return;
         }
         let batch = std::mem::take(&mut self.books.batch);
         let seq = self.books.batch_seq;
+        self.books.progressing.on_submitted(now, seq, &self.wires.counters);
         let control = self.wires.control.clone();
         let done = WriteDone::new(move |result| {
             control.send(match result {
@@ -611,17 +627,15 @@ impl Node {
             m.removed = engine.removed();
             m.witness = engine.hard_state().witness;
             m.tail_bytes = tail_bytes;
-            if m.role == RoleKind::Leader {
-                for (id, matched) in engine.matched() {
-                    m.matched.insert(id, matched);
-                }
-            } else {
+            if !m.matched.keys().copied().eq(engine.matched().map(|(id, _)| id)) {
                 m.matched.clear();
             }
+            m.matched.extend(engine.matched());
             if m.fatal != *fatal {
                 m.fatal.clone_from(fatal);
             }
         });
+        self.board.publish_followers(engine.followers(), engine.uncommitted_bytes());
     }
 
     // ---- the end ----

@@ -28,6 +28,7 @@ use crate::host::{GroupBuilder, Host, HostBuilder};
 use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
 use crate::start::start_group;
+use crate::stats::{Counters, Observer, Stats};
 use crate::trigger::Trigger;
 
 /// What a request costs besides its bytes.
@@ -62,6 +63,7 @@ pub(crate) struct Handle<S: StateMachine> {
     pub(crate) requests: mpsc::UnboundedSender<Request>,
     pub(crate) control: ControlSender,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) observer: Observer,
     /// The node task, until someone waits for its end.
     pub(crate) task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -117,10 +119,11 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`WriteError::may_have_happened`] says whether it may have been done all the same.
     pub async fn write(&self, command: S::Command) -> Result<S::Response, WriteError> {
-        let bytes = self.encode(&command)?;
         let (reply, answer) = oneshot::channel();
-        self.submit(Caller::Write(reply), Commands::One(bytes))?;
-        answer.await.unwrap_or(Err(WriteError::Unknown))
+        let taken = self
+            .encode(&command)
+            .and_then(|bytes| self.submit(Caller::Write(reply), Commands::One(bytes)));
+        self.ended(taken, answer).await
     }
 
     /// Proposes several commands as one contiguous run in the log, all of them or none, and returns
@@ -135,13 +138,27 @@ impl<S: StateMachine> Raft<S> {
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Vec<S::Response>, WriteError> {
         let encode = |command| self.encode(&command);
-        let commands = commands.into_iter().map(encode).collect::<Result<Vec<Bytes>, _>>()?;
-        if commands.is_empty() {
+        let commands = commands.into_iter().map(encode).collect::<Result<Vec<Bytes>, _>>();
+        if commands.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(Vec::new());
         }
         let (reply, answer) = oneshot::channel();
-        self.submit(Caller::WriteMany(reply), Commands::Many(commands))?;
-        answer.await.unwrap_or(Err(WriteError::Unknown))
+        let taken = commands
+            .and_then(|commands| self.submit(Caller::WriteMany(reply), Commands::Many(commands)));
+        self.ended(taken, answer).await
+    }
+
+    /// What a write came to that was taken in, or not; counts it if it failed.
+    async fn ended<T>(
+        &self,
+        taken: Result<(), WriteError>,
+        answer: oneshot::Receiver<Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        let outcome = match taken {
+            Ok(()) => answer.await.unwrap_or(Err(WriteError::Unknown)),
+            Err(error) => Err(error),
+        };
+        self.shared.observer.counters.write_ended(outcome)
     }
 
     fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {
@@ -163,6 +180,7 @@ impl<S: StateMachine> Raft<S> {
         let token = shared.callers.insert(caller).inspect_err(|_| {
             shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
         })?;
+        shared.board.write_queued();
         if shared.requests.send(Request::Write { token, commands, cost }).is_err() {
             // Nobody else has seen the token.
             drop(shared.callers.take(token));
@@ -290,7 +308,16 @@ impl<S: StateMachine> Raft<S> {
         mode: ReadMode,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
+        let counters = &self.shared.observer.counters;
+        counters.read_asked(mode);
         let (caller, answer) = reader(f);
+        match counters.read_ended(self.ask_to_read(mode, caller)) {
+            Ok(()) => outcome_of_read(answer.await, counters),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<(), ReadError> {
         let token = self.shared.callers.insert(caller)?;
         if mode == ReadMode::Stale {
             // Nobody has to be asked, not even the node.
@@ -301,7 +328,7 @@ impl<S: StateMachine> Raft<S> {
             drop(self.shared.callers.take(token));
             return Err(ReadError::Stopped);
         }
-        outcome_of_read(answer.await)
+        Ok(())
     }
 
     /// Waits until this node's state machine has seen every write that was acknowledged before this
@@ -316,6 +343,12 @@ impl<S: StateMachine> Raft<S> {
     /// The node at this moment; also after it has stopped.
     pub fn metrics(&self) -> Metrics {
         self.shared.board.metrics()
+    }
+
+    /// What the node has done since it started, and what waits in it, at this moment; also after it
+    /// has stopped. Copies a few kilobytes: for those who look every second, not for every request.
+    pub fn stats(&self) -> Stats {
+        self.shared.observer.stats()
     }
 
     /// Waits for a state of the node, for at most `timeout`:
@@ -412,8 +445,9 @@ fn reader<S: StateMachine, T: Send + 'static>(
 
 fn outcome_of_read<T>(
     answer: Result<ReadAnswer<T>, oneshot::error::RecvError>,
+    counters: &Counters,
 ) -> Result<T, ReadError> {
-    let called = answer.unwrap_or(Err(ReadError::Stopped))?;
+    let called = counters.read_ended(answer.unwrap_or(Err(ReadError::Stopped)))?;
     Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

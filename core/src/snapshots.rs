@@ -226,6 +226,7 @@ impl Node {
             Ok(info) => info,
             Err(why) => {
                 tracing::warn!(node, group, term, "building a snapshot failed: {why}");
+                self.wires.counters.snapshots_failed.increment();
                 snapshots.not_before = now + RETRY_BUILD;
                 for (_, caller) in snapshots.callers.drain(..) {
                     let why = anyerror::AnyError::error(&why);
@@ -236,6 +237,8 @@ impl Node {
         };
         let last = info.meta.last;
         tracing::info!(node, group, term, %last, bytes = info.bytes, "snapshot");
+        self.wires.counters.snapshots_built.increment();
+        self.wires.counters.snapshot_built_bytes.add(info.bytes);
         for (at, caller) in std::mem::take(&mut snapshots.callers) {
             if at <= last.index {
                 drop(caller.send(Ok(info.clone())));
@@ -435,6 +438,9 @@ impl Node {
     pub(crate) fn on_snapshot_answered(&self, from: NodeId, have: SnapshotProgress) {
         let sending = self.snapshots.sending.get(&from);
         if let Some(sending) = sending.filter(|s| s.session == have.session) {
+            if have.offset >= sending.bytes {
+                self.wires.counters.snapshots_sent.increment();
+            }
             sending.answered(have);
         }
     }
@@ -465,6 +471,7 @@ impl Node {
         let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
         let SnapshotMeta { last, configuration, .. } = info.meta.clone();
         tracing::info!(node, group, term, peer = from, %last, bytes = info.bytes, "snapshot received");
+        self.wires.counters.snapshots_received.increment();
         let snapshots = &mut self.snapshots;
         snapshots.receiving = None;
         if snapshots.newest.as_ref().is_none_or(|newest| newest.meta.last.index < last.index) {

@@ -25,6 +25,7 @@ use crate::orders::Orders;
 use crate::pending::Pending;
 use crate::raft::{Handle, Raft, cluster_id};
 use crate::snapshots::Snapshots;
+use crate::stats::{Counters, Observer};
 use crate::tail::Tail;
 
 /// What a state machine begins with.
@@ -127,11 +128,12 @@ pub(crate) async fn start_group<S: StateMachine>(
     let now = env.now();
     let engine = Engine::new(settings, hard_state, log, now)?;
 
-    let (control, control_in) = ControlSender::channel();
+    let counters = Arc::new(Counters::default());
+    let (control, control_in) = ControlSender::channel(counters.clone());
     let (requests, requests_in) = mpsc::unbounded_channel();
     let cluster = Arc::new(AtomicU64::new(identity.cluster));
     let window = config.election_timeout_max;
-    let board = Arc::new(Board::new(id, group, env.clone(), window));
+    let board = Arc::new(Board::new(id, group, counters.clone(), env.clone(), window));
     board.set_applied(base.last.index);
     let callers = Callers::<S>::new();
     let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -160,6 +162,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         tail: tail.clone(),
         log: reader.clone(),
         limits: config.stream_limits(),
+        counters: counters.clone(),
     });
     let worker = ApplyWorker {
         machine,
@@ -169,6 +172,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         log: reader,
         pending: pending.clone(),
         board: board.clone(),
+        counters: counters.clone(),
         control: control.clone(),
         applied: base.last,
         configuration: base.configuration,
@@ -205,6 +209,13 @@ pub(crate) async fn start_group<S: StateMachine>(
     let configuration = node.engine.configuration().map(|(_, members)| Arc::new(members.clone()));
     board.publish(|metrics| metrics.membership = configuration);
     node.publish();
+    let observer = Observer {
+        board: board.clone(),
+        counters,
+        queued_bytes: queued_bytes.clone(),
+        inbox_bytes: control.message_bytes.clone(),
+    };
+    inner.observe(group, observer.clone());
     let guard = StopGuard {
         host: inner,
         group,
@@ -228,6 +239,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         requests,
         control,
         queued_bytes,
+        observer,
         task,
     };
     Ok(Raft::of(shared))

@@ -47,6 +47,8 @@ pub(crate) struct Pace {
 /// The node's end of a task that sends. Dropping it ends the task.
 pub(crate) struct Sending {
     pub(crate) session: u64,
+    /// Of the snapshot.
+    pub(crate) bytes: u64,
     answers: mpsc::Sender<SnapshotProgress>,
     task: JoinHandle<()>,
 }
@@ -60,6 +62,7 @@ impl Sending {
         pace: Pace,
     ) -> Self {
         let (answers, from_peer) = mpsc::channel(WAITING_PARTS);
+        let bytes = snapshot.info().bytes;
         let sender = Sender {
             wires: wires.clone(),
             peer,
@@ -74,7 +77,7 @@ impl Sending {
             moved_at: wires.env.now(),
         };
         let task = wires.env.spawn(Box::pin(sender.run(from_peer)));
-        Self { session, answers, task }
+        Self { session, bytes, answers, task }
     }
 
     /// What the follower says it has. Lost if many wait: the newest will come again.
@@ -187,9 +190,8 @@ impl Sender {
             witness: self.pace.witness,
         });
         let envelope = self.wires.envelope(self.peer.id, Message::Raft(message));
-        if let Err(error) =
-            self.wires.network.send(&self.peer, Lane::Snapshot, vec![envelope]).await
-        {
+        self.wires.counters.snapshot_sent_bytes.add(sent);
+        if let Err(error) = self.wires.send(&self.peer, Lane::Snapshot, vec![envelope]).await {
             tracing::debug!(node = self.wires.id, peer = self.peer.id, %error, "part lost");
             self.wires.refused(&error);
             env.sleep(PAUSE).await;
@@ -307,6 +309,8 @@ impl Receiver {
             }
             let (from, newest) = batch.last().expect("a batch is not empty");
             let (from, session, nonce) = (*from, newest.session, newest.nonce);
+            let arrived = batch.iter().map(|(_, part)| part.data.len() as u64).sum();
+            self.wires.counters.snapshot_received_bytes.add(arrived);
             let bytes = self.bytes;
             let write = move || write(writer, batch, bytes);
             let (written, gap) = blocking(env, write).await.ok_or_else(panicked)??;

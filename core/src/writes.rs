@@ -23,18 +23,21 @@ impl Node {
             return;
         }
         let deadline = now + self.config.write_timeout;
+        let asked_at = self.wires.counters.take_oldest_queued(now);
         let mut readers: BTreeMap<ReadMode, Vec<Token>> = BTreeMap::new();
         let (mut indexes, mut index_timeout) = (Vec::new(), Duration::ZERO);
         let mut writes = Vec::with_capacity(requests.len());
         for request in requests.drain(..) {
             match request {
                 Request::Write { token, commands, cost } => {
-                    writes.push(Write { who: Who::Local(token), commands, deadline, cost });
+                    let who = Who::Local(token);
+                    writes.push(Write { who, commands, asked_at, deadline, cost });
                 }
                 Request::Read { token, mode } => readers.entry(mode).or_default().push(token),
                 Request::ClientWrite { token, commands, cost, timeout } => {
                     let deadline = now + timeout.min(self.config.write_timeout);
-                    writes.push(Write { who: Who::Client(token), commands, deadline, cost });
+                    let who = Who::Client(token);
+                    writes.push(Write { who, commands, asked_at, deadline, cost });
                 }
                 Request::ReadIndex { token, timeout } => {
                     indexes.push(token);
@@ -46,7 +49,7 @@ impl Node {
         if !indexes.is_empty() {
             self.books.next_read += 1;
             let token = self.books.next_read;
-            self.books.index_reads.insert(token, indexes);
+            self.books.index_reads.insert(token, (now, indexes));
             let deadline = now + index_timeout.min(self.config.read_timeout);
             self.step(now, Input::Read { token, deadline, mode: ReadMode::Index });
         }
@@ -54,7 +57,7 @@ impl Node {
         for (mode, readers) in readers {
             self.books.next_read += 1;
             let token = self.books.next_read;
-            self.books.reads.insert(token, readers);
+            self.books.reads.insert(token, (now, readers));
             let deadline = now + self.config.read_timeout;
             self.step(now, Input::Read { token, deadline, mode });
         }
@@ -89,16 +92,18 @@ impl Node {
         let codec = self.application.codec();
         let total = writes.iter().map(|w| w.commands.bytes() + 4).sum::<usize>();
         let mut batch = Batch::with_capacity(codec, total.min(self.config.append_bytes));
+        let mut oldest = now;
         for write in writes {
             let bytes = write.commands.bytes();
             if !batch.is_empty() && batch.bytes() + bytes > self.config.append_bytes {
                 let full = std::mem::replace(&mut batch, Batch::new(codec));
-                self.step(now, Input::Propose { batch: full });
+                self.propose_batch(now, full, std::mem::replace(&mut oldest, now));
             }
             if let (true, Err(decline)) = (batch.is_empty(), self.engine.can_propose()) {
                 self.reject(write, declined(decline));
                 continue;
             }
+            oldest = oldest.min(write.asked_at);
             let next = self.engine.log().last().index + 1 + batch.len() as u64;
             let commands = write.commands.as_slice();
             self.books.proposing.push(Origin {
@@ -113,8 +118,15 @@ impl Node {
             self.release(write.cost);
         }
         if !batch.is_empty() {
-            self.step(now, Input::Propose { batch });
+            self.propose_batch(now, batch, oldest);
         }
+    }
+
+    fn propose_batch(&mut self, now: Instant, batch: Batch, oldest: Instant) {
+        let counters = &self.wires.counters;
+        counters.proposed_bytes.add(batch.bytes() as u64);
+        counters.queued.record_time(now.since(oldest), self.books.proposing.len() as u64);
+        self.step(now, Input::Propose { batch });
     }
 
     pub(crate) fn forward(&mut self, leader: NodeId, writes: Vec<Write>) {
@@ -142,6 +154,7 @@ impl Node {
             let message = self.books.forwarding.message(term, codec, timeout, &group);
             let message = Message::Forward(message);
             if self.lanes(leader).is_some_and(|lanes| lanes.send_clients(message)) {
+                self.wires.counters.writes_forwarded.add(group.len() as u64);
                 self.books.forwarding.sent(leader, group);
             } else {
                 for write in group {
@@ -178,6 +191,7 @@ impl Node {
         if !member || !self.books.forwarding.is_new(m.term, from, m.boot, m.sequence) {
             return;
         }
+        self.wires.counters.writes_received.add(m.writes.len() as u64);
         let deadline = now + m.timeout.min(self.config.write_timeout);
         let mut writes = Vec::with_capacity(m.writes.len());
         for write in m.writes {
@@ -202,7 +216,7 @@ impl Node {
                 Some(error) => self.tell(who, error),
                 None => {
                     let commands = Commands::Many(write.commands);
-                    writes.push(Write { who, commands, deadline, cost: 0 });
+                    writes.push(Write { who, commands, asked_at: now, deadline, cost: 0 });
                 }
             }
         }

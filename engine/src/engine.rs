@@ -16,7 +16,7 @@ use crate::membership::Membership;
 use crate::message::Message;
 use crate::planted;
 use crate::reads::Reads;
-use crate::replication::Following;
+use crate::replication::{Follower, Following};
 use crate::snapshot;
 use crate::types::{HardState, Index, Instant, LogId, NodeId, Term};
 
@@ -279,11 +279,24 @@ impl Engine {
 
     /// What each follower is known to have durably; empty off the leader.
     pub fn matched(&self) -> impl Iterator<Item = (NodeId, Index)> {
+        self.followers().map(|follower| (follower.id, follower.matched))
+    }
+
+    /// Every follower; none off the leader.
+    pub fn followers(&self) -> impl Iterator<Item = Follower> {
         let progress = match &self.role {
             Role::Leader(leader) => Some(&leader.progress),
             _ => None,
         };
-        progress.into_iter().flatten().map(|(id, p)| (*id, p.matched))
+        progress.into_iter().flatten().map(|(id, p)| p.seen(*id))
+    }
+
+    /// Bytes of what was proposed and is not committed; 0 off the leader.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        match &self.role {
+            Role::Leader(leader) => leader.uncommitted_bytes,
+            _ => 0,
+        }
     }
 
     /// Whether a proposal would be taken now.

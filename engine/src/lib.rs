@@ -112,5 +112,6 @@ pub use log::{Log, LogShapeError};
 pub use membership::{Member, Membership, MembershipError};
 pub use message::Message;
 pub use reads::ReadMode;
+pub use replication::Follower;
 pub use stream::{Stream, StreamLimits, Want};
 pub use types::{GroupId, HardState, Index, Instant, LogId, NodeId, Term, TermRun};

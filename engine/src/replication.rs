@@ -7,6 +7,7 @@
 //! still under way from the last counts for nothing.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::block::{Batch, EntryBlock};
 use crate::election::Role;
@@ -67,6 +68,8 @@ pub(crate) struct Progress {
     /// certain that the follower had not turned to another leader before it.
     pub(crate) acked_round: u64,
     pub(crate) heard_at: Instant,
+    /// From the sending of the newest round answered to its answer.
+    round_trip: Option<Duration>,
     /// Until when it elects nobody else, by this node's clock: counted from when it was asked to.
     pub(crate) leased_until: Instant,
     /// How much it is preferred as the leader, as it said last.
@@ -76,6 +79,22 @@ pub(crate) struct Progress {
     witness: bool,
     /// The first session, if it was added in this term.
     added_with: Option<u64>,
+}
+
+/// A follower, as its leader sees it: for those who watch, not for decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// Who.
+    pub id: NodeId,
+    /// What it has durably.
+    pub matched: Index,
+    /// When the newest round of heartbeats that it has answered was sent; the beginning of its
+    /// membership, or of the leader's term, if it has answered none.
+    pub heard_at: Instant,
+    /// How long that answer took, the queues of both ends included; `None` before the first.
+    pub round_trip: Option<Duration>,
+    /// Whether it is being sent a snapshot.
+    pub snapshot: bool,
 }
 
 /// How far a session has come.
@@ -190,7 +209,7 @@ impl Engine {
             matched,
             commit: 0,
             pipeline: false,
-            promise: std::time::Duration::ZERO,
+            promise: Duration::ZERO,
             witness: false,
         })
     }
@@ -410,6 +429,7 @@ impl Engine {
             // That it follows is true of the term, whatever became of the session meanwhile.
             p.acked_round = m.round;
             p.heard_at = sent_at;
+            p.round_trip = Some(now.since(sent_at));
             let counted = if planted::on("lease-counted-from-the-answer") { now } else { sent_at };
             p.leased_until = p.leased_until.max(counted + lease(m.promised, drift));
             p.priority = m.priority;
@@ -626,6 +646,7 @@ impl Progress {
             moved_at: now,
             acked_round: 0,
             heard_at: now,
+            round_trip: None,
             leased_until: Instant::ORIGIN,
             priority: 0,
             witness: member.witness,
@@ -634,8 +655,13 @@ impl Progress {
     }
 
     /// Whether it has answered a round that was sent within `lately`.
-    pub(crate) fn was_heard(&self, now: Instant, lately: std::time::Duration) -> bool {
+    pub(crate) fn was_heard(&self, now: Instant, lately: Duration) -> bool {
         self.acked_round > 0 && now.since(self.heard_at) <= lately
+    }
+
+    pub(crate) fn seen(&self, id: NodeId) -> Follower {
+        let Progress { matched, heard_at, round_trip, .. } = *self;
+        Follower { id, matched, heard_at, round_trip, snapshot: self.is_sent_a_snapshot() }
     }
 
     /// Whether something was sent that the follower has not been heard to have.
@@ -649,7 +675,7 @@ impl Progress {
 }
 
 /// How long a promise of so long lasts at least, by a clock that may be slower by so much.
-fn lease(promised: std::time::Duration, drift_percent: u32) -> std::time::Duration {
+fn lease(promised: Duration, drift_percent: u32) -> Duration {
     let drift_percent = if planted::on("lease-ignores-drift") { 0 } else { drift_percent };
     promised * 100 / (100 + drift_percent)
 }
@@ -662,7 +688,7 @@ impl Leader {
     }
 
     /// Where the log ended `ago`, or where the term began if that is not so long ago.
-    pub(crate) fn log_was_at(&self, now: Instant, ago: std::time::Duration) -> Index {
+    pub(crate) fn log_was_at(&self, now: Instant, ago: Duration) -> Index {
         let younger = self.rounds.partition_point(|(_, sent, _)| now.since(*sent) >= ago);
         self.rounds.get(younger.saturating_sub(1)).map_or(self.term_start, |(_, _, last)| *last)
     }
@@ -689,7 +715,7 @@ impl Engine {
             round: m.round,
             accepted: 0,
             matched: 0,
-            promised: std::time::Duration::ZERO,
+            promised: Duration::ZERO,
             priority: self.config.priority,
         };
         if m.term == self.hard.term {

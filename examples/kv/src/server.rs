@@ -6,6 +6,7 @@
 //! A method that a path does not have is `bad_request` too: 405 would be one word more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,6 +18,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
 use quorate::{Config, Raft, ReadError, ReadMode, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -43,13 +46,18 @@ pub struct App {
     pub write_timeout: Duration,
     /// For how long a read waits.
     pub read_timeout: Duration,
+    /// What `/metrics` shows.
+    pub registry: Arc<Registry>,
 }
 
 impl App {
     /// The routes of a node that runs with `config`.
     pub fn new(raft: Raft<Store>, max_value_bytes: usize, config: &Config) -> Self {
         let Config { write_timeout, read_timeout, .. } = *config;
-        Self { raft, max_value_bytes, write_timeout, read_timeout }
+        let mut registry = Registry::default();
+        raft.host().register(&mut registry);
+        let registry = Arc::new(registry);
+        Self { raft, max_value_bytes, write_timeout, read_timeout, registry }
     }
 
     /// All routes.
@@ -59,6 +67,7 @@ impl App {
             .route("/kv/{key}/cas", post(compare_and_swap))
             .route("/status", get(status))
             .route("/health", get(health))
+            .route("/metrics", get(metrics))
             .merge(admin::routes())
             .fallback(no_such_route)
             .method_not_allowed_fallback(no_such_method)
@@ -420,6 +429,13 @@ async fn health(State(app): State<App>) -> Response {
     json(status, &Health { healthy })
 }
 
+async fn metrics(State(app): State<App>) -> Response {
+    let mut body = String::new();
+    text::encode(&mut body, &app.registry).expect("text can be written to memory");
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
 async fn no_such_route(uri: Uri) -> ApiError {
     let path = uri.path();
     if path == "/kv" || path.starts_with("/kv/") {
@@ -428,7 +444,7 @@ async fn no_such_route(uri: Uri) -> ApiError {
     }
     let message = format!(
         "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status, \
-         /health, /admin/members, /admin/transfer, /admin/snapshot and /admin/backup"
+         /health, /metrics, /admin/members, /admin/transfer, /admin/snapshot and /admin/backup"
     );
     ApiError::new(Word::NotFound, message)
 }

@@ -13,6 +13,7 @@ mod faults;
 mod http;
 mod members;
 mod memory;
+mod observe;
 mod partitions;
 mod support;
 mod witness;
