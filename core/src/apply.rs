@@ -346,6 +346,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         for block in blocks.iter().filter(|block| block.kind() == EntryKind::Configuration) {
             let membership =
                 block.membership().expect("a configuration block is checked when read");
+            self.board.configuration_applied(block.last(), &membership);
             self.configuration = Some((block.last(), membership));
         }
         let keeps = self.durable_machine && !self.witness;

@@ -447,15 +447,25 @@ impl Inbound for HostInner {
         if hello.from == self.id {
             return refuse(format!("there is a node {} already: this one", self.id));
         }
-        if hello.cluster != 0 && ours.cluster != 0 && hello.cluster != ours.cluster {
+        // A node without a log may come: it is told, by the protocol, that its id is taken.
+        let known = self.directory.incarnation(hello.from);
+        let theirs = hello.cluster != 0 && ours.cluster != 0 && hello.cluster != ours.cluster;
+        // A member that is known by its directory may come too: its cluster was recovered, or this
+        // one, and all that the one hears of the other is that.
+        if theirs && known != Some(hello.incarnation) {
+            if self.directory.was_cluster(hello.cluster) {
+                return refuse(format!(
+                    "this cluster \"{}\" had lost its quorum and was recovered without node {}, whose \
+                     directory is of before; empty the directory and add the node anew",
+                    ours.cluster_name, hello.from
+                ));
+            }
             return refuse(format!(
                 "this cluster \"{}\" began with other members; one of the two was initialized \
                  separately",
                 ours.cluster_name
             ));
         }
-        // A node without a log may come: it is told, by the protocol, that its id is taken.
-        let known = self.directory.incarnation(hello.from);
         if hello.cluster != 0 && known.is_some_and(|known| known != hello.incarnation) {
             return refuse(format!(
                 "node {} is known with another data directory; start it with the directory it \
@@ -503,6 +513,8 @@ struct DirectoryInner {
     addresses: BTreeMap<NodeId, String>,
     /// Of the first group that names the node.
     incarnations: BTreeMap<NodeId, (GroupId, u64)>,
+    /// What the clusters of the groups were before they were recovered.
+    former: BTreeMap<GroupId, Vec<u64>>,
 }
 
 impl Directory {
@@ -525,10 +537,16 @@ impl Directory {
         self.lock().incarnations.get(&id).map(|(_, incarnation)| *incarnation)
     }
 
+    fn was_cluster(&self, cluster: u64) -> bool {
+        self.lock().former.values().any(|former| former.contains(&cluster))
+    }
+
     /// A group has another configuration in force.
     pub(crate) fn configured(&self, group: GroupId, membership: Option<&Membership>) {
         let mut inner = self.lock();
         inner.incarnations.retain(|_, (of, _)| *of != group);
+        let recovery = membership.and_then(Membership::recovery);
+        inner.former.insert(group, recovery.map(|r| r.former.clone()).unwrap_or_default());
         for (id, member) in membership.into_iter().flat_map(Membership::members) {
             if member.incarnation != 0 {
                 inner.incarnations.entry(*id).or_insert((group, member.incarnation));

@@ -55,6 +55,7 @@ mod pending;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod raft;
+mod recover;
 mod snapshots;
 mod start;
 mod stats;
@@ -80,7 +81,7 @@ pub use host::{GroupBuilder, Host, HostBuilder};
 pub use membership::{CatchUp, MembershipChange};
 pub use metrics::{Event, Events, Metrics, Wait};
 pub use quorate_engine::{
-    GroupId, Index, LogId, Member, Membership, NodeId, ReadMode, RoleKind, Term,
+    GroupId, Index, LogId, Member, Membership, NodeId, ReadMode, Recovery, RoleKind, Term,
 };
 pub use quorate_network::{
     Envelope, InProcess, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal,
@@ -95,6 +96,7 @@ pub use quorate_storage::{
     SnapshotReader, SnapshotStore, SnapshotWriter, StateMachine, StorageError,
 };
 pub use raft::{Builder, Raft};
+pub use recover::{RecoverError, Survivor};
 pub use stats::{LaneStats, PeerStats, Stats};
 pub use trigger::Trigger;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quorate_engine::{
-    Follower, GroupId, Index, Instant, LogId, Membership, NodeId, RoleKind, Term,
+    Follower, GroupId, Index, Instant, LogId, Membership, NodeId, Recovery, RoleKind, Term,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -104,6 +104,9 @@ pub enum Event {
     },
     /// The configuration in force.
     Membership(Arc<Membership>),
+    /// The cluster had lost its quorum and was recovered by an operator, and this is applied here: by
+    /// a start again, until a snapshot covers it. [`Metrics::membership`] tells for ever.
+    Recovered(Recovery),
     /// This node is no member of the cluster any more; it may be added again.
     Removed {
         /// The committed configuration that does not name it.
@@ -304,6 +307,23 @@ impl Board {
         state.events.retain(|to| {
             !matches!(to.try_send(event.clone()), Err(mpsc::error::TrySendError::Closed(_)))
         });
+    }
+
+    /// A configuration was applied; if it is one that an operator has forced, this is said loudly.
+    pub(crate) fn configuration_applied(&self, at: LogId, membership: &Membership) {
+        let Some(recovery) = membership.recovery().filter(|recovery| recovery.at == at) else {
+            return;
+        };
+        let (node, group) = {
+            let state = self.lock();
+            (state.metrics.id, state.metrics.group)
+        };
+        let (after, by) = (recovery.after, recovery.by);
+        tracing::warn!(
+            node, group, term = at.term, %at, %after, by, %membership,
+            "the cluster had lost its quorum and was recovered by an operator from one node's log"
+        );
+        self.event(&Event::Recovered(recovery.clone()));
     }
 
     /// The node has stopped: no event follows, no waiter will be satisfied by it.

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_engine::{
-    Decline, Engine, Input, Instant, LogId, Membership, NodeId, Output, Outputs, RoleKind, Term,
-    planted,
+    Decline, Engine, EntryBlock, Input, Instant, LogId, Membership, NodeId, Output, Outputs,
+    RoleKind, Term, planted,
 };
 use quorate_network::{Envelope, Message, Peer};
 use quorate_storage::{Identity, LogOp, RaftStorage, WriteBatch, WriteDone};
@@ -294,6 +294,9 @@ impl Node {
                 return;
             }
             Ok(())
+        } else if self.was_cluster(cluster) {
+            // It began so, and was recovered since.
+            Ok(())
         } else if self.identity.cluster != 0 {
             Err(InitializeError::OtherCluster)
         } else if membership.member(self.identity.node).is_none() {
@@ -314,8 +317,20 @@ impl Node {
 
     // ---- peers ----
 
+    /// Whether this node's cluster had this identity before it was recovered.
+    fn was_cluster(&self, cluster: u64) -> bool {
+        let recovery = self.engine.configuration().and_then(|(_, members)| members.recovery());
+        recovery.is_some_and(|recovery| recovery.former.contains(&cluster))
+    }
+
     fn on_envelope(&mut self, now: Instant, envelope: Envelope) {
         let Envelope { cluster, from, to, incarnation, message, .. } = envelope;
+        if let Some(configuration) = self.offered_recovery(&message, cluster, to) {
+            self.books.adopting = cluster;
+            self.step(now, Input::Recovered { from, configuration });
+            self.books.adopting = 0;
+            return;
+        }
         // A node that has joined no cluster yet says 0; it can only answer or ask.
         let ours = match cluster {
             0 => !needs_cluster(&message),
@@ -346,6 +361,18 @@ impl Node {
             Message::Ordered(m) => self.on_ordered(from, m),
             _ => self.notice(from, "sends what this version does not know"),
         }
+    }
+
+    /// The configuration of a recovered cluster that this node's cluster has become, if `message` is
+    /// one and says so.
+    fn offered_recovery(&self, message: &Message, cluster: u64, to: NodeId) -> Option<EntryBlock> {
+        let Message::Raft(quorate_engine::Message::Introduce(m)) = message else { return None };
+        let membership = m.configuration.membership()?;
+        let recovery = membership.recovery()?;
+        let ours = self.identity.cluster;
+        let became = ours != 0 && recovery.former.last() == Some(&ours);
+        let fits = became && recovery.cluster == cluster && to == self.identity.node;
+        fits.then(|| m.configuration.clone())
     }
 
     fn on_refused(&mut self, peer: NodeId, reason: String) {
@@ -512,6 +539,12 @@ impl Node {
                 self.place(now, parked);
             }
             Output::Changing { .. } => {}
+            Output::Recovered { at } => {
+                let (node, group, term) =
+                    (self.identity.node, self.wires.group, self.engine.term());
+                tracing::warn!(node, group, term, %at, "follows the recovered cluster");
+                self.join_cluster();
+            }
             Output::Removed { at } => {
                 let (node, group, term) =
                     (self.identity.node, self.wires.group, self.engine.term());
@@ -535,7 +568,7 @@ impl Node {
         self.wires.tail.trim(self.engine.log().persisted());
     }
 
-    /// The first entries are on their way: from now on this node belongs to their cluster.
+    /// From the write at hand on this node belongs to the cluster of the message at hand.
     fn join_cluster(&mut self) {
         self.identity.cluster = self.books.adopting;
         self.wires.cluster.store(self.identity.cluster, Ordering::Release);

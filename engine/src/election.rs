@@ -164,6 +164,7 @@ impl Engine {
             if self.log.last() == FIRST {
                 self.introduce(to, out);
             }
+            self.introduce_recovery(to, out);
             out.send(to, self.vote_request(true));
         }
         self.count_votes(now, out);
@@ -298,7 +299,7 @@ impl Engine {
 
     /// Whether a vote request has to be turned down unheard: this node (still) has a leader, or has
     /// promised one not to vote. A leader itself has one: itself, as long as a quorum answers it.
-    fn is_sticky(&self, now: Instant) -> bool {
+    pub(crate) fn is_sticky(&self, now: Instant) -> bool {
         matches!(self.role, Role::Leader(_))
             || (now < self.promised_until && !planted::on("no-stickiness"))
     }

@@ -207,6 +207,9 @@ impl Engine {
                 self.on_sending_snapshot(to, session, last);
             }
             Input::SnapshotStored { from, stored } => self.on_snapshot_stored(from, stored, out),
+            Input::Recovered { from, configuration } => {
+                self.on_recovered(now, from, &configuration, out);
+            }
             Input::SnapshotReceived { from, session, last, configuration } => {
                 self.on_snapshot_received(from, session, last, configuration, out);
             }
@@ -480,6 +483,10 @@ impl Engine {
         configuration: &EntryBlock,
         out: &mut Outputs,
     ) {
+        if configuration.membership().is_some_and(|m| m.recovery().is_some()) {
+            // For those who have yet to come over; this node is of the recovered group.
+            return;
+        }
         if configuration.membership().is_none() || configuration.last() != FIRST {
             let what = Notice::Violation("an introduction without a first configuration");
             out.push(Output::Noticed { peer: from, what });

@@ -123,6 +123,15 @@ pub enum Input {
         /// What it is told.
         stored: SnapshotProgress,
     },
+    /// What is left of this node's group was recovered by an operator and is another group now, with
+    /// this configuration in force. The caller knows that it was this node's group before. Answered by
+    /// [`Output::Recovered`] if this node follows.
+    Recovered {
+        /// A member of the recovered group.
+        from: NodeId,
+        /// Its configuration.
+        configuration: EntryBlock,
+    },
     /// The leader's snapshot is complete and durable here.
     SnapshotReceived {
         /// The leader.
@@ -209,6 +218,12 @@ pub enum Output {
     /// This node is no member any more. It stops campaigning, until a leader speaks to it again.
     Removed {
         /// The committed configuration that does not name it.
+        at: LogId,
+    },
+    /// This node belongs to the recovered group of [`Input::Recovered`], from the write of this step
+    /// on: its identity is to become durable with that, and messages of before mean nothing any more.
+    Recovered {
+        /// The entry of the forced configuration.
         at: LogId,
     },
     /// What was asked for (a proposal, an initialization, a change, a transfer, a campaign) was not
@@ -351,6 +366,9 @@ pub enum Notice {
     LogWentBack,
     /// It refuses this node, which it knows with another incarnation.
     RefusesUs,
+    /// It belongs to what an operator has made of this node's group, from a log that lacks entries of
+    /// this one; this node did not follow.
+    LacksOurs,
     /// It takes this node for a full replica, and the log here is that of a witness; it was not heard.
     WantsCommands,
 }
@@ -403,6 +421,9 @@ impl fmt::Display for Input {
                 write!(f, "sending snapshot {last} to {to} session={session}")
             }
             Input::SnapshotStored { from, stored } => write!(f, "stored of {from}: {stored}"),
+            Input::Recovered { from, configuration } => {
+                write!(f, "recovered at {from}: [{configuration}]")
+            }
             Input::SnapshotReceived { from, last, configuration: (at, membership), .. } => {
                 write!(f, "received of {from} {last}, configuration {at} {membership}")
             }
@@ -458,6 +479,7 @@ impl fmt::Display for Output {
             Output::Changing { id } => write!(f, "changing at {id}"),
             Output::TransferEnded { to } => write!(f, "transfer to {to} ended"),
             Output::Removed { at } => write!(f, "removed at {at}"),
+            Output::Recovered { at } => write!(f, "recovered at {at}"),
             Output::Declined(why) => write!(f, "declined: {why}"),
             Output::ReadReady { token, index } => write!(f, "read {token} ready at {index}"),
             Output::ReadFailed { token } => write!(f, "read {token} failed"),
@@ -518,6 +540,10 @@ impl fmt::Display for Notice {
             Notice::Stranger => f.write_str("unknown incarnation, not heard"),
             Notice::LogWentBack => f.write_str("lost entries it had acknowledged"),
             Notice::RefusesUs => f.write_str("refuses this node's incarnation"),
+            Notice::LacksOurs => f.write_str(
+                "is of a recovered cluster whose log lacks entries of this one, so this node does not \
+                 follow; recover the cluster from this node, or empty its directory and add it anew",
+            ),
             Notice::WantsCommands => f.write_str(
                 "takes this node for a full replica, but its log was kept as a witness and lacks \
                  commands; not heard: remove the node, empty its directory, and add it anew",

@@ -14,7 +14,8 @@ use std::fmt;
 use prost::Message as _;
 
 use crate::planted;
-use crate::types::NodeId;
+use crate::recovery::Recovery;
+use crate::types::{LogId, NodeId};
 
 /// What is known of one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub struct Membership {
     outgoing: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
     members: BTreeMap<NodeId, Member>,
+    recovery: Option<Recovery>,
 }
 
 /// Why bytes are not a membership, or a membership is not usable.
@@ -116,7 +118,7 @@ impl Membership {
                 return Err(MembershipError::TooManyWitnesses);
             }
         }
-        Ok(Self { voters, outgoing, learners, members })
+        Ok(Self { voters, outgoing, learners, members, recovery: None })
     }
 
     /// The voters (of the newer set while joint).
@@ -137,6 +139,30 @@ impl Membership {
     /// Every member with its address, in order of id.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         &self.members
+    }
+
+    /// Whether the group had lost its quorum and was recovered by an operator, and how, the last time.
+    pub fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_ref()
+    }
+
+    /// What an operator makes of this membership when its quorum is lost: these voters, no one else,
+    /// each as it is known.
+    ///
+    /// # Errors
+    /// When one of them is no member, or they make no membership.
+    pub fn recovered(
+        &self,
+        voters: &BTreeSet<NodeId>,
+        recovery: Recovery,
+    ) -> Result<Self, MembershipError> {
+        let known = |id: &NodeId| {
+            let member = self.members.get(id).ok_or(MembershipError::NotAMember(*id))?;
+            Ok((*id, member.clone()))
+        };
+        let members = voters.iter().map(known).collect::<Result<_, _>>()?;
+        let next = Self::new(voters.clone(), BTreeSet::new(), BTreeSet::new(), members)?;
+        Ok(Self { recovery: Some(recovery), ..next })
     }
 
     /// Whether two voter sets are in force (paper §6).
@@ -196,6 +222,7 @@ impl Membership {
             outgoing: self.voters.clone(),
             learners: to.learners.clone(),
             members,
+            recovery: self.recovery.clone(),
         }
     }
 
@@ -288,12 +315,14 @@ impl Membership {
     }
 
     fn checked(self) -> Result<Self, MembershipError> {
-        Self::new(self.voters, self.outgoing, self.learners, self.members)
+        let next = Self::new(self.voters, self.outgoing, self.learners, self.members)?;
+        Ok(Self { recovery: self.recovery, ..next })
     }
 
     /// What is known of the members of `before` holds for those of them that are members of this
-    /// one: the directories they are tied to stay theirs.
+    /// one: the directories they are tied to stay theirs. And what became of the group before.
     pub(crate) fn keep_ties(&mut self, before: &Membership) {
+        self.recovery.clone_from(&before.recovery);
         for (id, member) in &mut self.members {
             if let Some(known) = before.members.get(id) {
                 member.incarnation = known.incarnation;
@@ -328,6 +357,15 @@ impl Membership {
                     witness: m.witness,
                 })
                 .collect(),
+            recovery: self.recovery.as_ref().map(|r| WireRecovery {
+                at_term: r.at.term,
+                at_index: r.at.index,
+                after_term: r.after.term,
+                after_index: r.after.index,
+                by: r.by,
+                cluster: r.cluster,
+                former: r.former.clone(),
+            }),
         }
         .encode_to_vec()
     }
@@ -338,7 +376,7 @@ impl Membership {
     /// When the bytes are no membership, or one whose parts contradict each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MembershipError> {
         let wire = Wire::decode(bytes).map_err(|e| MembershipError::Undecodable(e.to_string()))?;
-        Self::new(
+        let next = Self::new(
             wire.voters.into_iter().collect(),
             wire.outgoing.into_iter().collect(),
             wire.learners.into_iter().collect(),
@@ -349,7 +387,15 @@ impl Membership {
                     (m.id, Member { address, incarnation, witness })
                 })
                 .collect(),
-        )
+        )?;
+        let recovery = wire.recovery.map(|r| Recovery {
+            at: LogId::new(r.at_term, r.at_index),
+            after: LogId::new(r.after_term, r.after_index),
+            by: r.by,
+            cluster: r.cluster,
+            former: r.former,
+        });
+        Ok(Self { recovery, ..next })
     }
 }
 
@@ -375,7 +421,10 @@ impl fmt::Display for Membership {
                 write!(f, " {what}={}", list(&ids))?;
             }
         }
-        Ok(())
+        match &self.recovery {
+            Some(recovery) => write!(f, " recovered={}", recovery.at),
+            None => Ok(()),
+        }
     }
 }
 
@@ -390,6 +439,26 @@ struct Wire {
     learners: Vec<u64>,
     #[prost(message, repeated, tag = "4")]
     members: Vec<WireMember>,
+    #[prost(message, optional, tag = "5")]
+    recovery: Option<WireRecovery>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireRecovery {
+    #[prost(uint64, tag = "1")]
+    at_term: u64,
+    #[prost(uint64, tag = "2")]
+    at_index: u64,
+    #[prost(uint64, tag = "3")]
+    after_term: u64,
+    #[prost(uint64, tag = "4")]
+    after_index: u64,
+    #[prost(uint64, tag = "5")]
+    by: u64,
+    #[prost(fixed64, tag = "6")]
+    cluster: u64,
+    #[prost(fixed64, repeated, tag = "7")]
+    former: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -422,6 +491,30 @@ mod tests {
     #[test]
     fn bytes_round_trip() {
         assert_eq!(Membership::from_bytes(&joint().to_bytes()).unwrap(), joint());
+    }
+
+    /// What was forced once is known for ever, whatever the membership becomes.
+    #[test]
+    fn a_recovery_stays_in_every_membership_after_it() {
+        let old = Membership::of_voters((1..=5).map(|id| (id, format!("n{id}")))).unwrap();
+        let old = old.with_incarnation(2, 14);
+        let (at, after) = (LogId::new(9, 8), LogId::new(7, 7));
+        let recovery = Recovery { at, after, by: 2, cluster: 77, former: vec![5, 6] };
+        let two = old.recovered(&[2, 3].into(), recovery.clone()).unwrap();
+        assert_eq!((two.voters(), two.members().len()), (&[2, 3].into(), 2));
+        assert_eq!(two.member(2).unwrap(), &Member { incarnation: 14, ..of(2) });
+        let grown = two.clone().with_voter(6, "n6").unwrap();
+        let mut asked = Membership::of_voters([(2, "n2"), (3, "n3")]).unwrap();
+        asked.keep_ties(&two);
+        for m in [&two, &grown, &two.joint_with(&grown), &two.joint_with(&grown).settled(), &asked]
+        {
+            let read = Membership::from_bytes(&m.to_bytes()).unwrap();
+            assert_eq!(read.recovery(), Some(&recovery), "{m}");
+        }
+        assert_eq!(asked, two);
+        let stranger = old.recovered(&[2, 7].into(), recovery.clone());
+        assert_eq!(stranger, Err(MembershipError::NotAMember(7)));
+        assert_eq!(old.recovered(&[].into(), recovery), Err(MembershipError::NoVoters));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! | [`InstallSnapshotAnswer`] | follower | nothing: what it has so far may be lost | |
 //! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
 //! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
-//! | [`Introduce`] | pre-candidate, to a voter that may be blank | nothing | [`Introduced`] |
+//! | [`Introduce`] | pre-candidate, to a voter that may be blank; candidate or leader of a recovered group, to a member that may not know | nothing | [`Introduced`] |
 //! | [`Introduced`] | member that took the first configuration | that configuration | |
 //! | [`TimeoutNow`] | leader that hands over | nothing | |
 //! | [`Removed`] | any member, to a node that is none any more | nothing | |
@@ -242,12 +242,14 @@ pub struct ReadIndexAnswer {
     pub index: Option<Index>,
 }
 
-/// The first configuration, for a member that has none yet: a node grants no vote before it has
+/// The first configuration, for a member that has none yet (or the one in force of a group that was
+/// recovered, for a member of before: see [`Recovery`](crate::Recovery)): a node grants no vote before it has
 /// accepted a configuration, so a new group has to be introduced to its members before it can elect
 /// anyone, and an old one to a member that no leader has reached yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Introduce {
-    /// The entry at index 1, term 0: the same on every node of a cluster.
+    /// The entry at index 1, term 0: the same on every node of a cluster. Of a recovered group, the
+    /// configuration in force.
     pub configuration: EntryBlock,
 }
 

@@ -259,6 +259,7 @@ impl Engine {
             return;
         }
         self.broadcast(now, out);
+        self.introduce_recovery_to_silent(out);
         self.tell_again();
         self.prefer_others(now);
     }

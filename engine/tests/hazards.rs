@@ -347,7 +347,7 @@ fn another_incarnation_is_refused() {
         Message::ReadIndex(ReadIndex { term: 50, context: 1, lease: false }),
     ] {
         let term = c.term(2);
-        c.receive(Packet { from: 3, to: 2, incarnation: 777, message });
+        c.receive(Packet { from: 3, to: 2, incarnation: 777, group: 0, message });
         assert_eq!(c.term(2), term);
         assert_eq!(c.node_mut(2).notices.pop(), Some((3, Notice::Stranger)));
         let answer = c.take(2, 3).pop().unwrap().message;

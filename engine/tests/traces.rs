@@ -29,6 +29,7 @@
 //! | `snapshot 1` | a snapshot of what is applied is built at once, and is durable |
 //! | `keep 5` | from their next start on nodes keep five entries before a snapshot |
 //! | `crash 1`, `restart 1` | loses what the disk held back; comes up with the rest |
+//! | `recover 2 2,3` | an operator makes 2 and 3 the group, from the disk of node 2, which is down |
 //! | `cut 1->2`, `partition 1 \| 2 3`, `heal` | links |
 //! | `show` | every node's role, term, log and commit index |
 //!
@@ -147,6 +148,10 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
         }
         ("crash", _) => c.crash(id()?),
         ("restart", _) => c.restart(id()?),
+        ("recover", _) => {
+            let voters = second()?.split(',').map(|id| id.parse().ok());
+            c.recover(id()?, &voters.collect::<Option<Vec<_>>>()?);
+        }
         ("cut", _) => link().map(|(from, to)| c.cut(from, to))?,
         ("partition", _) => {
             let side = |s: &str| s.split_whitespace().map(|id| id.parse().ok()).collect();

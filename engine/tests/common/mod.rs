@@ -14,8 +14,8 @@ use bytes::Bytes;
 use quorate_engine::message::InstallSnapshot;
 use quorate_engine::{
     Batch, Config, Decline, Engine, EntryBlock, HardState, Index, Input, Instant, Log, LogId,
-    Membership, Message, NodeId, Notice, Output, Outputs, Persist, ReadMode, RoleKind, Stream,
-    StreamLimits, Term, TermRun,
+    Membership, Message, NodeId, Notice, Output, Outputs, Persist, ReadMode, Recovery, RoleKind,
+    Stream, StreamLimits, Term, TermRun,
 };
 
 /// A message under way.
@@ -24,6 +24,8 @@ pub struct Packet {
     pub from: NodeId,
     pub to: NodeId,
     pub incarnation: u64,
+    /// The sender's group, which another may have taken the place of.
+    pub group: u64,
     pub message: Message,
 }
 
@@ -158,6 +160,8 @@ pub struct Node {
     /// Snapshots on their way: to whom, in which session.
     pub sending: BTreeMap<NodeId, u64>,
     applied: Index,
+    /// Which group it belongs to: 0, or the number of times that it was recovered.
+    pub group: u64,
 }
 
 /// The cluster.
@@ -170,9 +174,10 @@ pub struct Cluster {
     pub membership: Membership,
     /// An append carries one block at most.
     pub small_appends: bool,
-    /// What was applied at each index, by anyone.
-    applied: BTreeMap<Index, (LogId, Bytes)>,
-    leaders: BTreeMap<Term, NodeId>,
+    /// What was applied at each index of each group, by anyone.
+    applied: BTreeMap<(u64, Index), (LogId, Bytes)>,
+    /// Of each group and term.
+    leaders: BTreeMap<(u64, Term), NodeId>,
     todo: VecDeque<(NodeId, Input)>,
     commands: u64,
     boots: u64,
@@ -270,6 +275,7 @@ impl Cluster {
             streams: BTreeMap::new(),
             sending: BTreeMap::new(),
             applied: 0,
+            group: 0,
         };
         self.nodes.insert(id, node);
         self.restart(id);
@@ -402,7 +408,8 @@ impl Cluster {
         }
         if self.leads(id) {
             let term = self.term(id);
-            let leader = *self.leaders.entry(term).or_insert(id);
+            let group = self.node(id).group;
+            let leader = *self.leaders.entry((group, term)).or_insert(id);
             assert_eq!(leader, id, "two leaders in term {term} (paper §5.2)");
         }
     }
@@ -436,7 +443,8 @@ impl Cluster {
                 let witness = node.engine.as_ref().is_some_and(|e| e.hard_state().witness);
                 for index in node.applied + 1..=if witness { 0 } else { through } {
                     let entry = node.memory.entry(index).expect("what is committed is there");
-                    let known = self.applied.entry(index).or_insert_with(|| entry.clone());
+                    let known =
+                        self.applied.entry((node.group, index)).or_insert_with(|| entry.clone());
                     assert_eq!(*known, entry, "state machines differ at {index} (paper §5.4.3)");
                 }
                 self.node_mut(id).applied = through;
@@ -471,6 +479,7 @@ impl Cluster {
                 self.node_mut(id).reads.insert(token, None);
             }
             Output::Noticed { peer, what } => self.node_mut(id).notices.push((peer, what)),
+            Output::Recovered { .. } => self.node_mut(id).group += 1,
             Output::Fatal(fatal) => self.node_mut(id).fatal = Some(fatal.to_string()),
             Output::Changing { id: entry } => self.node_mut(id).changing.push(entry),
             Output::TransferEnded { to } => self.node_mut(id).transfers_ended.push(to),
@@ -593,6 +602,22 @@ impl Cluster {
         node.streams.clear();
     }
 
+    /// An operator makes these voters the group, from the disk of `id`, which is down.
+    pub fn recover(&mut self, id: NodeId, voters: &[NodeId]) {
+        let node = self.node_mut(id);
+        assert!(node.engine.is_none(), "node {id} runs");
+        let log = node.disk.recover();
+        let after = log.last();
+        let at = LogId::new(node.disk.hard.term.max(after.term) + 1, after.index + 1);
+        let former = (0..=node.group).collect();
+        node.group += 1;
+        let recovery = Recovery { at, after, by: id, cluster: node.group, former };
+        let voters = voters.iter().copied().collect();
+        let forced = log.membership().unwrap().recovered(&voters, recovery).unwrap();
+        node.disk.hard = HardState::new(at.term, Some(id));
+        node.disk.blocks.push(EntryBlock::configuration(at, &forced));
+    }
+
     /// Comes up with what the disk has.
     pub fn restart(&mut self, id: NodeId) {
         self.boots += 1;
@@ -636,14 +661,16 @@ impl Cluster {
         if self.cut.contains(&(from, to)) {
             self.say(format!("{from} -x> {to} {message}"));
         } else {
-            self.wire.push_back(Packet { from, to, incarnation, message });
+            let group = self.node(from).group;
+            self.wire.push_back(Packet { from, to, incarnation, group, message });
         }
     }
 
     /// A message out of nowhere arrives.
     pub fn inject(&mut self, from: NodeId, to: NodeId, message: Message) {
         let incarnation = self.nodes.get(&from).map_or(0, |n| n.config.incarnation);
-        self.receive(Packet { from, to, incarnation, message });
+        let group = self.node(to).group;
+        self.receive(Packet { from, to, incarnation, group, message });
     }
 
     pub fn receive(&mut self, p: Packet) {
@@ -652,8 +679,18 @@ impl Cluster {
             return;
         }
         self.say(format!("{} --> {} {}", p.from, p.to, p.message));
-        let Packet { from, to, incarnation, message } = p;
-        self.step(to, Input::Receive { from, incarnation, message });
+        let Packet { from, to, incarnation, group, message } = p;
+        let ours = self.node(to).group;
+        if group == ours {
+            self.step(to, Input::Receive { from, incarnation, message });
+        } else if let Message::Introduce(m) = message {
+            // Of another group nothing is heard but that this one has become it.
+            let membership = m.configuration.membership();
+            let recovery = membership.as_ref().and_then(Membership::recovery);
+            if recovery.is_some_and(|r| r.former.last() == Some(&ours) && r.cluster == group) {
+                self.step(to, Input::Recovered { from, configuration: m.configuration });
+            }
+        }
     }
 
     /// Takes the messages of one link off the wire.

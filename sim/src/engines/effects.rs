@@ -123,6 +123,7 @@ impl World {
             }
             Output::TransferEnded { .. } => self.statistics.transfers_ended += 1,
             Output::Removed { .. } => self.statistics.removed += 1,
+            Output::Recovered { .. } => unreachable!("nobody recovers a group here"),
             Output::Changed { role, term, .. } => {
                 self.note(id, format_args!("is {role} in term {term}"));
             }

@@ -15,6 +15,7 @@ use kv::error::Exit;
 use serde::Serialize;
 
 use super::commands::{call, print, print_json};
+use super::recover::Recover;
 use super::{Target, report};
 
 /// How often a bar is moved.
@@ -100,6 +101,8 @@ pub(crate) enum Admin {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Make survivors the whole cluster, when a majority is lost for ever
+    Recover(Recover),
 }
 
 /// What all changes of membership understand.
@@ -166,6 +169,7 @@ pub(crate) async fn run(command: Admin) -> Result<(), Exit> {
             })
         }
         Admin::Backup { target, file } => backup(&target, &file).await,
+        Admin::Recover(recover) => recover.run(),
     }
 }
 

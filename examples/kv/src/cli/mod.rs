@@ -3,6 +3,7 @@
 mod admin;
 mod commands;
 mod demo;
+mod recover;
 mod report;
 mod serve;
 

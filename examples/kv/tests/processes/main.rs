@@ -15,5 +15,6 @@ mod members;
 mod memory;
 mod observe;
 mod partitions;
+mod recover;
 mod support;
 mod witness;
