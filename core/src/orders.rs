@@ -213,7 +213,7 @@ impl Node {
         }
         let to = match target(current, &order.kind, order.again) {
             Ok(to) => to,
-            Err(outcome) => return Some(outcome),
+            Err(outcome) => return Some(*outcome),
         };
         if to == *current {
             pending.state = State::Changing;
@@ -268,10 +268,16 @@ impl Node {
 }
 
 /// The membership that `kind` makes of `current`.
-fn target(current: &Membership, kind: &OrderKind, again: bool) -> Result<Membership, OrderOutcome> {
-    let refused = |error: MembershipError| match error {
-        MembershipError::NotAMember(id) => OrderOutcome::UnknownMember(id),
-        other => OrderOutcome::Refused(other.to_string()),
+fn target(
+    current: &Membership,
+    kind: &OrderKind,
+    again: bool,
+) -> Result<Membership, Box<OrderOutcome>> {
+    let refused = |error: MembershipError| {
+        Box::new(match error {
+            MembershipError::NotAMember(id) => OrderOutcome::UnknownMember(id),
+            other => OrderOutcome::Refused(other.to_string()),
+        })
     };
     // What was asked for before, and is done.
     let gone = |id: &NodeId| again && current.member(*id).is_none();
@@ -282,7 +288,7 @@ fn target(current: &Membership, kind: &OrderKind, again: bool) -> Result<Members
             if let Some(member) = current.member(*id) {
                 if member.address != *address || member.witness != *witness {
                     let known = format!("node {id} is a member already, at {}", member.address);
-                    return Err(OrderOutcome::Refused(known));
+                    return Err(Box::new(OrderOutcome::Refused(known)));
                 }
                 return Ok(current.clone());
             }
@@ -310,6 +316,9 @@ fn target(current: &Membership, kind: &OrderKind, again: bool) -> Result<Members
         OrderKind::SetAddress { id, address } => {
             next.with_address(*id, address.clone()).map_err(refused)
         }
-        _ => Err(OrderOutcome::Refused("an order that this version does not know".into())),
+        _ => {
+            let unknown = "an order that this version does not know";
+            Err(Box::new(OrderOutcome::Refused(unknown.into())))
+        }
     }
 }

@@ -104,7 +104,7 @@ impl Survivor {
         let mut storage: Box<dyn RaftStorage> = Box::new(storage);
         let Recovered { identity, mut hard_state, compacted, last, runs, configurations } =
             storage.recover()?;
-        let corrupt = |error| StorageError::Corrupt(format!("{error}"));
+        let corrupt = StorageError::Corrupt;
         let mut log = Log::recovered(compacted, last, runs, configurations)
             .map_err(|e| corrupt(e.to_string()))?;
         let newest = storage.snapshots().list()?.pop();

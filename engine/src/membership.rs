@@ -45,7 +45,8 @@ pub struct Membership {
     outgoing: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
     members: BTreeMap<NodeId, Member>,
-    recovery: Option<Recovery>,
+    /// Boxed, since hardly any has one.
+    recovery: Option<Box<Recovery>>,
 }
 
 /// Why bytes are not a membership, or a membership is not usable.
@@ -143,7 +144,7 @@ impl Membership {
 
     /// Whether the group had lost its quorum and was recovered by an operator, and how, the last time.
     pub fn recovery(&self) -> Option<&Recovery> {
-        self.recovery.as_ref()
+        self.recovery.as_deref()
     }
 
     /// What an operator makes of this membership when its quorum is lost: these voters, no one else,
@@ -162,7 +163,7 @@ impl Membership {
         };
         let members = voters.iter().map(known).collect::<Result<_, _>>()?;
         let next = Self::new(voters.clone(), BTreeSet::new(), BTreeSet::new(), members)?;
-        Ok(Self { recovery: Some(recovery), ..next })
+        Ok(Self { recovery: Some(Box::new(recovery)), ..next })
     }
 
     /// Whether two voter sets are in force (paper §6).
@@ -388,12 +389,14 @@ impl Membership {
                 })
                 .collect(),
         )?;
-        let recovery = wire.recovery.map(|r| Recovery {
-            at: LogId::new(r.at_term, r.at_index),
-            after: LogId::new(r.after_term, r.after_index),
-            by: r.by,
-            cluster: r.cluster,
-            former: r.former,
+        let recovery = wire.recovery.map(|r| {
+            Box::new(Recovery {
+                at: LogId::new(r.at_term, r.at_index),
+                after: LogId::new(r.after_term, r.after_index),
+                by: r.by,
+                cluster: r.cluster,
+                former: r.former,
+            })
         });
         Ok(Self { recovery, ..next })
     }
