@@ -158,6 +158,8 @@ pub(crate) struct ApplyWorker<S: StateMachine> {
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) batch_bytes: usize,
+    /// Of [`Config::state_hash_entries`](crate::Config), until the machine says that it has no digest.
+    pub(crate) digest_entries: Option<u64>,
     pub(crate) open: Option<OpenRun<S::Response>>,
 }
 
@@ -213,8 +215,9 @@ impl<S: StateMachine> ApplyWorker<S> {
                 self.control.send(Control::Marked(last));
             }
             if self.applied.index < through {
-                let blocks = self.fetch(through).await?;
+                let blocks = self.fetch(self.up_to_digest(through)).await?;
                 self.apply(blocks).await?;
+                self.digest_when_due().await?;
                 if self.applied.index < through {
                     // A backlog of batches that never wait must not keep a runtime of one thread
                     // from the node.
@@ -535,7 +538,7 @@ impl<S: StateMachine> Answers<S> {
 }
 
 /// Lets the state machine do `what`: that it fails, or panics, is a cause to stop.
-async fn guarded<T>(
+pub(crate) async fn guarded<T>(
     work: impl Future<Output = Result<T, Failure>>,
     what: impl FnOnce() -> String,
 ) -> Result<T, Cause> {

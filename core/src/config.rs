@@ -55,6 +55,10 @@ pub struct Config {
     /// A snapshot on its way is given up, and begun again, when nothing of it moved for this long,
     /// however long it takes. Default 10 s.
     pub snapshot_stall_timeout: Duration,
+    /// Behind every so many entries each replica computes a digest of its state and tells the others;
+    /// one whose state differs stops ([`StateMachine::digest`](crate::StateMachine::digest)). The same on
+    /// every node. Default `None`, never; at least 1.
+    pub state_hash_entries: Option<u64>,
     /// Entries before the newest snapshot that stay in the log, for followers that are a little
     /// behind. Default 10000.
     pub keep_entries: u64,
@@ -91,6 +95,7 @@ impl Default for Config {
             snapshot_bytes_per_second: None,
             snapshot_part_bytes: 256 << 10,
             snapshot_stall_timeout: Duration::from_secs(10),
+            state_hash_entries: None,
             keep_entries: 10_000,
             tail_bytes: 32 << 20,
             apply_bytes: 1 << 20,

@@ -57,6 +57,11 @@ pub(crate) enum Control {
     SnapshotWanted(SnapshotReply),
     View(Result<View, String>),
     SnapshotBuilt(Result<SnapshotInfo, String>),
+    /// The digest of the state behind this entry.
+    Digest {
+        at: LogId,
+        digest: u64,
+    },
     /// The state machine has everything through here on its own disk.
     Marked(LogId),
     SnapshotOpened {

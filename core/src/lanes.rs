@@ -106,6 +106,11 @@ impl PeerLanes {
         self.try_send(Lane::Control, Message::Raft(message));
     }
 
+    /// Queues a small message beside the protocol's, or loses it.
+    pub(crate) fn send_control(&self, message: Message) {
+        self.try_send(Lane::Control, message);
+    }
+
     /// Queues forwarded writes or their answers; false if there is no room.
     pub(crate) fn send_clients(&self, message: Message) -> bool {
         self.try_send(Lane::Clients, message)

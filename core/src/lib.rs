@@ -40,6 +40,7 @@ mod calls;
 mod client;
 mod config;
 mod control;
+mod digests;
 mod env;
 mod error;
 mod forward;

@@ -23,6 +23,7 @@ use crate::apply::ApplyInbox;
 use crate::callers::{Application, Token};
 use crate::config::Config;
 use crate::control::{Control, InitializeReply, Request, weight};
+use crate::digests::Digests;
 use crate::error::{InitializeError, ReadError, WriteError};
 use crate::forward::{Forwarding, Write};
 use crate::host::{Directory, STOP_PATIENCE, close_storage};
@@ -64,6 +65,7 @@ pub(crate) struct Node {
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) snapshots: Snapshots,
     pub(crate) orders: Orders,
+    pub(crate) digests: Digests,
     pub(crate) books: Books,
 }
 
@@ -264,6 +266,7 @@ impl Node {
             Control::SnapshotWanted(reply) => self.on_snapshot_wanted(reply),
             Control::View(view) => self.on_view(view),
             Control::SnapshotBuilt(built) => self.on_snapshot_built(now, built),
+            Control::Digest { at, digest } => self.on_own_digest(at, digest),
             Control::Marked(last) => self.on_covered(now, last),
             Control::SnapshotOpened { to, term, session, last, snapshot } => {
                 self.on_snapshot_opened(now, to, (term, session), last, snapshot);
@@ -359,6 +362,7 @@ impl Node {
             Message::Forwarded(m) => self.on_forwarded(from, m),
             Message::Order(m) => self.on_order(now, from, m),
             Message::Ordered(m) => self.on_ordered(from, m),
+            Message::Digest(m) => self.on_digest(from, &m),
             _ => self.notice(from, "sends what this version does not know"),
         }
     }
@@ -674,7 +678,7 @@ impl Node {
     // ---- the end ----
 
     /// Stops the group on this node, for a cause that stays in the metrics.
-    fn fail(&mut self, cause: String) {
+    pub(crate) fn fail(&mut self, cause: String) {
         if self.books.fatal.is_none() {
             let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
             tracing::error!(node, group, term, cause, "stopped");

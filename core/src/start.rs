@@ -15,6 +15,7 @@ use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Callers};
 use crate::calls::GroupCalls;
 use crate::control::ControlSender;
+use crate::digests::Digests;
 use crate::env::{Env, blocking};
 use crate::error::StartError;
 use crate::host::{GroupBuilder, HostInner};
@@ -181,6 +182,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         snapshots: store.clone(),
         env: env.clone(),
         batch_bytes: config.apply_bytes,
+        digest_entries: config.state_hash_entries.map(|every| every.max(1)),
         open: None,
     };
     let apply_task = env.spawn(Box::pin(worker.run()));
@@ -203,6 +205,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         queued_bytes: queued_bytes.clone(),
         snapshots: Snapshots::new(store, newest, base.durable_machine, base.last.index, now),
         orders: Orders::default(),
+        digests: Digests::default(),
         books: Books::new(env.random(), born_in),
     };
     // Whoever looks right after the start sees what was recovered.

@@ -120,10 +120,21 @@ pub enum Message {
     Order(Order),
     /// What became of it, or how far it is.
     Ordered(Ordered),
+    /// What the sender's state is.
+    Digest(Digest),
     /// What a client asks; only on the connection of one.
     Call(Call),
     /// What it is told; only there.
     Called(Called),
+}
+
+/// The digest of a replica's state, for the others to compare with their own. May be lost: others follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The last entry that the state has seen.
+    pub at: LogId,
+    /// The digest, as its state machine gave it.
+    pub digest: u64,
 }
 
 /// What an operator wants of the leader, passed on by the node that was asked. May be sent again: an

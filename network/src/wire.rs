@@ -143,7 +143,7 @@ impl Envelope {
             Message::Raft(quorate_engine::Message::InstallSnapshot(install)) => {
                 out.put(&install.data);
             }
-            Message::Raft(_) | Message::Order(_) | Message::Ordered(_) => {}
+            Message::Raft(_) | Message::Order(_) | Message::Ordered(_) | Message::Digest(_) => {}
             Message::Forward(forward) => {
                 for command in forward.writes.iter().flat_map(|write| &write.commands) {
                     out.put_sized(command);

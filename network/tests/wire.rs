@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use quorate_engine::message as raft;
 use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft, RoleKind};
 use quorate_network::{
-    Call, CallKind, CallOutcome, Called, Envelope, Forward, ForwardAnswer, ForwardOutcome,
+    Call, CallKind, CallOutcome, Called, Digest, Envelope, Forward, ForwardAnswer, ForwardOutcome,
     ForwardWrite, Forwarded, Message, NodeStatus, Order, OrderKind, OrderOutcome, Ordered,
     WireError,
 };
@@ -281,6 +281,8 @@ fn message() -> impl Strategy<Value = Message> {
         1 => forwarded,
         1 => order,
         1 => ordered,
+        1 => (log_id(), any::<u64>())
+            .prop_map(|(at, digest)| Message::Digest(Digest { at, digest })),
         1 => call().prop_map(Message::Call),
         1 => called().prop_map(Message::Called),
     ]
@@ -555,6 +557,12 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
             "514501004300000009a5c100000000000010051801200229a41c00000000000092022809\
              07b000000000000010041880a8d6b90720012a0408061028300138034a0774687265653a\
              335001",
+        ),
+        (
+            "Digest",
+            Message::Digest(Digest { at: LogId::new(7, 44), digest: 0xd16e57 }),
+            "514501002800000009a5c100000000000010051801200229a41c00000000000082030d0807\
+             102c19576ed10000000000",
         ),
         (
             "Ordered",

@@ -86,6 +86,21 @@ pub trait StateMachine: Send + 'static {
         Ok(None)
     }
 
+    /// A number that is the same for the same state, and most likely another for another: over the data
+    /// in an order that is the same everywhere, with no seed, and the same in every version that a
+    /// cluster may run at a time. `None`, as by default, if the machine has none: it is not asked again.
+    ///
+    /// Called by the apply worker behind every
+    /// [`Config::state_hash_entries`](https://docs.rs/quorate/latest/quorate/struct.Config.html) entries
+    /// of the log, if that is set, between two batches: nothing is applied or read meanwhile. Replicas
+    /// compare what they get, and one that differs stops.
+    ///
+    /// # Errors
+    /// Stops the node.
+    async fn digest(&mut self) -> Result<Option<u64>, Failure> {
+        Ok(None)
+    }
+
     /// For machines with a disk of their own: what to keep with the state of the next `apply` or
     /// `restore`, in the same transaction. Called right before each of them; not called for other
     /// machines.

@@ -26,6 +26,7 @@
 //! | 35 | Ordered |
 //! | 36 | Call |
 //! | 37 | Called |
+//! | 48 | Digest |
 //!
 //! Durations are nanoseconds, at most a year: a peer's number is added to clocks, and a sum must
 //! not overflow anybody's.
@@ -39,8 +40,8 @@ use quorate_engine::{LogId, Membership, Message as Raft};
 use super::calls::{WireCall, WireCalled, into_call, into_called, of_call, of_called};
 use super::{Payloads, WireError, length};
 use crate::message::{
-    Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message, Order,
-    OrderKind, OrderOutcome, Ordered,
+    Digest, Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message,
+    Order, OrderKind, OrderOutcome, Ordered,
 };
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -59,7 +60,7 @@ pub(super) struct Header {
     incarnation: u64,
     #[prost(
         oneof = "Kind",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 35, 36, 37"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 35, 36, 37, 48"
     )]
     kind: Option<Kind>,
 }
@@ -106,6 +107,8 @@ enum Kind {
     Order(WireOrder),
     #[prost(message, tag = "35")]
     Ordered(WireOrdered),
+    #[prost(message, tag = "48")]
+    Digest(WireDigest),
     #[prost(message, tag = "36")]
     Call(WireCall),
     #[prost(message, tag = "37")]
@@ -350,6 +353,16 @@ struct WireOrder {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct WireDigest {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    index: u64,
+    #[prost(fixed64, tag = "3")]
+    digest: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct WireOrdered {
     #[prost(fixed64, tag = "1")]
     boot: u64,
@@ -426,6 +439,9 @@ impl Header {
             }),
             Message::Order(m) => Kind::Order(of_order(m)),
             Message::Ordered(m) => Kind::Ordered(of_ordered(m)),
+            Message::Digest(m) => {
+                Kind::Digest(WireDigest { term: m.at.term, index: m.at.index, digest: m.digest })
+            }
             Message::Call(m) => Kind::Call(of_call(m)),
             Message::Called(m) => Kind::Called(of_called(m)),
         };
@@ -446,6 +462,9 @@ impl Header {
             Kind::Forwarded(m) => Message::Forwarded(into_forwarded(m, payloads)?),
             Kind::Order(m) => Message::Order(into_order(m).ok_or(unknown)?),
             Kind::Ordered(m) => Message::Ordered(into_ordered(m)?.ok_or(unknown)?),
+            Kind::Digest(m) => {
+                Message::Digest(Digest { at: LogId::new(m.term, m.index), digest: m.digest })
+            }
             Kind::Call(m) => Message::Call(into_call(m, payloads)?),
             Kind::Called(m) => Message::Called(into_called(m, payloads)?),
             kind => Message::Raft(into_raft(kind, payloads)?),
@@ -642,6 +661,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
         | Kind::Forwarded(_)
         | Kind::Order(_)
         | Kind::Ordered(_)
+        | Kind::Digest(_)
         | Kind::Call(_)
         | Kind::Called(_) => unreachable!("no message of the protocol"),
     })
