@@ -7,26 +7,30 @@
 //! restoring of a snapshot of the leader: one queue, so none of them can overtake another.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use anyerror::AnyError;
 use bytes::Bytes;
 use futures::FutureExt;
 use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
 use quorate_storage::{
     ApplyMark, Codec, Committed, Failure, LogReadError, LogReader, Snapshot, SnapshotReader,
-    SnapshotStore, StateMachine,
+    SnapshotStore, StateMachine, snapshot,
 };
 use tokio::sync::Notify;
 
-use crate::callers::{Caller, Callers, Token};
+use crate::callers::{Caller, Callers, Once, Token};
 use crate::control::{Control, ControlSender};
 use crate::env::{Env, blocking};
 use crate::error::{ReadError, WriteError};
+use crate::forward::outcome_of;
 use crate::metrics::Board;
 use crate::pending::{Pending, Who};
+use crate::sessions::{self, Reply as KeptReply, Sessions, Verdict, WINDOW};
 use crate::snapshots::View;
 use crate::stats::Counters;
 use crate::tail::{Found, Tail};
@@ -149,6 +153,8 @@ pub(crate) struct ApplyWorker<S: StateMachine> {
     pub(crate) counters: Arc<Counters>,
     pub(crate) control: ControlSender,
     pub(crate) applied: LogId,
+    /// As they are where `applied` is.
+    pub(crate) sessions: Sessions,
     /// In force where `applied` is.
     pub(crate) configuration: Option<(LogId, Membership)>,
     /// Whether the machine keeps its state, and our mark, on a disk of its own.
@@ -250,6 +256,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             return Ok(View { last, configuration, snapshot: Snapshot::from_bytes(Bytes::new()) });
         }
         let snapshot = guarded(self.machine.snapshot(), || "give a snapshot".into()).await?;
+        let snapshot = sessions::content(&self.sessions.to_bytes(), snapshot);
         Ok(View { last, configuration, snapshot })
     }
 
@@ -307,10 +314,20 @@ impl<S: StateMachine> ApplyWorker<S> {
         configuration: (LogId, Membership),
         reader: Arc<dyn SnapshotReader>,
     ) -> Result<(), Cause> {
+        let taken_apart = blocking(&*self.env, move || sessions::parts(reader.into())).await;
+        let (mut sessions, state) = match taken_apart {
+            Some(Ok(parts)) => parts,
+            Some(Err(failure)) => return Err(format!("snapshot {last} can't be read: {failure}")),
+            None => return Err(format!("snapshot {last} can't be read")),
+        };
         if self.durable_machine {
-            self.machine.keep(ApplyMark::new(last, configuration));
+            let mark = ApplyMark::new(last, configuration);
+            self.machine.keep(mark.with_sessions(sessions.to_bytes(), Vec::new()));
         }
-        guarded(self.machine.restore(reader.into()), || format!("restore {last}")).await
+        guarded(self.machine.restore(state), || format!("restore {last}")).await?;
+        self.board.set_sessions(&sessions);
+        self.sessions = sessions;
+        Ok(())
     }
 
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
@@ -326,25 +343,7 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 
     async fn apply(&mut self, blocks: Vec<EntryBlock>) -> Result<(), Cause> {
-        let given = |block: &&EntryBlock| block.kind() == EntryKind::Command && !self.witness;
-        let count = blocks.iter().filter(given).map(|block| block.count() as usize).sum();
-        let mut entries = Vec::with_capacity(count);
-        for block in blocks.iter().filter(given) {
-            assert!(!block.is_withheld(), "commands were withheld from a full replica");
-            for (index, bytes) in (block.first()..).zip(block.entries()) {
-                let id = LogId::new(block.term(), index);
-                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), &bytes)
-                    .map_err(|error| {
-                        format!(
-                            "entry {id} in the log is no command of this program: {error}; it is \
-                             not skipped, since that would let replicas diverge; run the version \
-                             that wrote it"
-                        )
-                    })?;
-                entries.push(Committed { id, command });
-            }
-        }
-        let ids: Vec<LogId> = entries.iter().map(|entry| entry.id).collect();
+        let Given { entries, ids, verdicts, fresh } = self.take_in(&blocks)?;
         let through = blocks.last().expect("a batch is not empty").last();
         for block in blocks.iter().filter(|block| block.kind() == EntryKind::Configuration) {
             let membership =
@@ -353,16 +352,24 @@ impl<S: StateMachine> ApplyWorker<S> {
             self.configuration = Some((block.last(), membership));
         }
         let keeps = self.durable_machine && !self.witness;
-        if let Some(configuration) = self.configuration.as_ref().filter(|_| keeps) {
-            self.machine.keep(ApplyMark::new(through, configuration.clone()));
+        if let Some(configuration) = self.configuration.clone().filter(|_| keeps) {
+            let which = |(&(session, sequence), &position)| snapshot::FreshWrite {
+                session,
+                sequence,
+                position,
+            };
+            let fresh = self.sessions.fresh().iter().zip(&fresh).map(which).collect();
+            let mark = ApplyMark::new(through, configuration);
+            self.machine.keep(mark.with_sessions(self.sessions.to_bytes(), fresh));
         }
         self.counters.apply_entries.record(through.index - self.applied.index);
         let bytes = blocks.iter().map(|block| block.bytes().len() as u64).sum();
         self.counters.apply_bytes.record(bytes);
+        let count = entries.len();
         let responses = if entries.is_empty() {
             Vec::new()
         } else {
-            let (first, count, began) = (ids[0], ids.len(), self.env.now());
+            let (first, began) = (entries[0].id, self.env.now());
             let what = || format!("apply {first}..{through}");
             let responses = guarded(self.machine.apply(entries), what).await?;
             self.counters.apply.record_time(self.env.now().since(began), 1);
@@ -379,14 +386,86 @@ impl<S: StateMachine> ApplyWorker<S> {
         if self.witness {
             self.leave_unknown(through.index);
         } else {
-            self.answer(ids, responses, &blocks);
+            let verdicts = self.settle(verdicts, &fresh, &responses);
+            self.answer(ids, responses, verdicts, &blocks);
         }
         self.board.set_applied(through.index);
         Ok(())
     }
 
+    /// Reads what is in the blocks, and leaves out what is not to be applied again.
+    fn take_in(&mut self, blocks: &[EntryBlock]) -> Result<Given<S::Command>, Cause> {
+        let witness = self.witness;
+        let given = |block: &&EntryBlock| block.kind().has_commands() && !witness;
+        let count = blocks.iter().filter(given).map(|block| block.count() as usize).sum();
+        let mut all = Given {
+            entries: Vec::with_capacity(count),
+            ids: Vec::with_capacity(count),
+            verdicts: Vec::new(),
+            fresh: Vec::new(),
+        };
+        for block in blocks.iter().filter(given) {
+            assert!(!block.is_withheld(), "commands were withheld from a full replica");
+            for (index, mut bytes) in (block.first()..).zip(block.entries()) {
+                let id = LogId::new(block.term(), index);
+                all.ids.push(id);
+                let unreadable = |error: &dyn fmt::Display| {
+                    format!(
+                        "entry {id} in the log is no command of this program: {error}; it is not \
+                         skipped, since that would let replicas diverge; run the version that \
+                         wrote it"
+                    )
+                };
+                if block.kind() == EntryKind::Session {
+                    match self.sessions.apply(index, &bytes).map_err(|e| unreadable(&e))? {
+                        Verdict::Apply(command) => {
+                            all.fresh.push(all.entries.len());
+                            bytes = command;
+                        }
+                        verdict => {
+                            all.verdicts.push((index, verdict));
+                            continue;
+                        }
+                    }
+                }
+                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), &bytes)
+                    .map_err(|e| unreadable(&e))?;
+                all.entries.push(Committed { id, command });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps the responses to new writes of sessions, for those who send them again.
+    fn settle(
+        &mut self,
+        mut verdicts: Verdicts,
+        fresh: &[usize],
+        responses: &[S::Response],
+    ) -> Verdicts {
+        if fresh.is_empty() && verdicts.is_empty() {
+            return verdicts;
+        }
+        let reply = |position: &usize| snapshot::encode_reply::<S>(&responses[*position]);
+        let replies: Vec<KeptReply> = fresh.iter().map(reply).collect();
+        for (_, verdict) in &mut verdicts {
+            if let Verdict::RepeatedInBatch(number) = verdict {
+                *verdict = Verdict::Repeated(replies[*number].clone());
+            }
+        }
+        self.sessions.answered(replies);
+        self.board.set_sessions(&self.sessions);
+        verdicts
+    }
+
     /// Gives each response to whoever proposed the command, if that was here or through here.
-    fn answer(&mut self, ids: Vec<LogId>, responses: Vec<S::Response>, blocks: &[EntryBlock]) {
+    fn answer(
+        &mut self,
+        ids: Vec<LogId>,
+        responses: Vec<S::Response>,
+        verdicts: Verdicts,
+        blocks: &[EntryBlock],
+    ) {
         let mut answers = Answers {
             local: Vec::with_capacity(ids.len()),
             clients: Vec::new(),
@@ -395,31 +474,35 @@ impl<S: StateMachine> ApplyWorker<S> {
         let mut overwritten = Vec::new();
         {
             let mut pending = self.pending.lock();
-            let mut responses = ids.into_iter().zip(responses).peekable();
+            let mut ids = ids.into_iter().peekable();
+            let mut responses = responses.into_iter();
+            let mut verdicts = verdicts.into_iter().peekable();
             if let Some(open) = &mut self.open {
                 open.who = pending.open.take().map(|(who, _)| who);
             }
             for block in blocks {
                 let last = block.last();
-                if block.kind() != EntryKind::Command {
+                if !block.kind().has_commands() {
                     // Entries of other kinds decide about the writes whose place they took.
                     let none = pending.at(last, &mut overwritten);
                     assert!(none.is_none(), "a write of a kind that is no command");
                 }
-                while let Some((id, response)) = responses.next_if(|(id, _)| id.index <= last.index)
-                {
-                    if let Some(mut open) = self.open.take() {
-                        if open.next == id {
-                            open.next.index += 1;
-                            open.responses.push(response);
-                            self.open = answers.add_if_complete(open);
-                            continue;
+                while let Some(id) = ids.next_if(|id| id.index <= last.index) {
+                    if let Some((_, verdict)) = verdicts.next_if(|(at, _)| *at == id.index) {
+                        answers.add_broken(self.open.take());
+                        if let Some(who) = pending.at(id, &mut overwritten).and_then(|o| o.who) {
+                            answers.add(who, Reply::of(verdict));
                         }
-                        // Another leader's entries stand inside the run: part of it is done.
-                        if let Some(who) = open.who {
-                            answers.add(who, Reply::Failed(WriteError::Unknown));
-                        }
+                        continue;
                     }
+                    let response = responses.next().expect("one for each command");
+                    if let Some(open) = self.open.as_mut().filter(|open| open.next == id) {
+                        open.next.index += 1;
+                        open.responses.push(response);
+                        self.open = self.open.take().and_then(|run| answers.add_if_complete(run));
+                        continue;
+                    }
+                    answers.add_broken(self.open.take());
                     let Some(origin) = pending.at(id, &mut overwritten) else { continue };
                     let Some(who) = origin.who else { continue };
                     if origin.count == 1 && !origin.many {
@@ -450,6 +533,21 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 }
 
+/// What is in a batch of blocks.
+struct Given<C> {
+    /// For the state machine.
+    entries: Vec<Committed<C>>,
+    /// Of every command, also of those that it does not get.
+    ids: Vec<LogId>,
+    /// What becomes of those.
+    verdicts: Verdicts,
+    /// Which of `entries` are writes of sessions.
+    fresh: Vec<usize>,
+}
+
+/// What becomes of the entries of sessions that are not applied, in log order.
+type Verdicts = Vec<(Index, Verdict)>;
+
 /// A caller's run of commands of which some are applied; it may span batches.
 pub(crate) struct OpenRun<R> {
     /// Between batches in [`Pending`], where the deadline may take it.
@@ -464,7 +562,31 @@ pub(crate) struct OpenRun<R> {
 enum Reply<R> {
     One(R),
     Many(Vec<R>),
+    /// Kept, with the version of the codec that wrote it.
+    Repeated(u16, Bytes),
+    Opened(u64),
     Failed(WriteError),
+}
+
+impl<R> Reply<R> {
+    /// What the caller is told of an entry of a session that is not applied.
+    fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Opened(session) => Reply::Opened(session),
+            Verdict::Repeated((codec, Some(bytes))) => Reply::Repeated(codec, bytes),
+            Verdict::Repeated((_, None)) => {
+                let text = "it has no encoding, so it could not be kept";
+                Reply::Failed(WriteError::Response(AnyError::error(text)))
+            }
+            Verdict::Expired => Reply::Failed(WriteError::SessionExpired),
+            Verdict::Acknowledged => Reply::Failed(WriteError::Acknowledged),
+            Verdict::TooFar => {
+                let text = format!("over {WINDOW} writes ahead of what its session acknowledged");
+                Reply::Failed(WriteError::Refused(AnyError::error(text)))
+            }
+            Verdict::Apply(_) | Verdict::RepeatedInBatch(_) => unreachable!("settled before"),
+        }
+    }
 }
 
 /// Answers on their way; local ones are given in one pass at the end.
@@ -487,22 +609,37 @@ impl<S: StateMachine> Answers<S> {
         None
     }
 
+    /// Another leader's entries stand inside the run: part of it is done.
+    fn add_broken(&mut self, run: Option<OpenRun<S::Response>>) {
+        if let Some(who) = run.and_then(|run| run.who) {
+            self.add(who, Reply::Failed(WriteError::Unknown));
+        }
+    }
+
     fn add(&mut self, who: Who, reply: Reply<S::Response>) {
         if let Who::Local(token) = who {
             return self.local.push((token, reply));
         }
         let encode = <S::Codec as Codec<S::Response>>::encode;
-        let encoded: Result<Vec<Bytes>, _> = match &reply {
-            Reply::One(response) => encode(response).map(|bytes| vec![bytes]),
-            Reply::Many(responses) => responses.iter().map(encode).collect(),
-            Reply::Failed(_) => Ok(Vec::new()),
+        let outcome = match reply {
+            Reply::One(response) => {
+                encode(&response).map(|bytes| ForwardOutcome::Applied(vec![bytes]))
+            }
+            Reply::Many(all) => {
+                let encoded: Result<_, _> = all.iter().map(encode).collect();
+                encoded.map(ForwardOutcome::Applied)
+            }
+            // As this version writes it.
+            Reply::Repeated(codec, bytes) => {
+                <S::Codec as Codec<S::Response>>::decode(codec, &bytes)
+                    .and_then(|response| encode(&response))
+                    .map(ForwardOutcome::Repeated)
+            }
+            Reply::Opened(session) => Ok(ForwardOutcome::Opened(session)),
+            Reply::Failed(error) => Ok(outcome_of(&error)),
         };
-        let outcome = match (reply, encoded) {
-            (Reply::Failed(WriteError::Overwritten), _) => ForwardOutcome::Overwritten,
-            // Done in part, or done and impossible to say: the caller has to look.
-            (Reply::Failed(_), _) | (_, Err(_)) => ForwardOutcome::Unknown,
-            (_, Ok(bytes)) => ForwardOutcome::Applied(bytes),
-        };
+        // Done, and impossible to say how: the caller has to look.
+        let outcome = outcome.unwrap_or(ForwardOutcome::Unknown);
         match who {
             Who::Local(token) | Who::Client(token) => self.clients.push((token, outcome)),
             Who::Remote { node, boot, token } => {
@@ -522,6 +659,15 @@ impl<S: StateMachine> Answers<S> {
                 (None, _) => {}
                 (Some(Caller::Write(to)), Reply::One(response)) => drop(to.send(Ok(response))),
                 (Some(Caller::WriteMany(to)), Reply::Many(all)) => drop(to.send(Ok(all))),
+                (Some(Caller::Once(to)), Reply::One(response)) => {
+                    drop(to.send(Ok(Once { response, repeated: false })));
+                }
+                (Some(Caller::Once(to)), Reply::Repeated(codec, bytes)) => {
+                    let response = <S::Codec as Codec<S::Response>>::decode(codec, &bytes);
+                    let once = response.map(|response| Once { response, repeated: true });
+                    drop(to.send(once.map_err(WriteError::Response)));
+                }
+                (Some(Caller::Open(to)), Reply::Opened(session)) => drop(to.send(Ok(session))),
                 (Some(caller), Reply::Failed(error)) => caller.fail_write(error),
                 (Some(_), _) => unreachable!("one command, one response; several, several"),
             }

@@ -27,10 +27,33 @@ pub(crate) enum Caller<S: StateMachine> {
     Write(oneshot::Sender<Result<S::Response, WriteError>>),
     /// Of several.
     WriteMany(oneshot::Sender<Result<Vec<S::Response>, WriteError>>),
+    /// Of one command of a session.
+    Once(oneshot::Sender<Result<Once<S::Response>, WriteError>>),
+    /// Of a session to be opened.
+    Open(oneshot::Sender<Result<u64, WriteError>>),
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
     /// A client's call, for a write or for a read index.
     Client(ClientCall),
+}
+
+/// What a write of a session has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once<R> {
+    /// The response, of the first time it was applied.
+    pub response: R,
+    /// Whether that was before this attempt.
+    pub repeated: bool,
+}
+
+/// What the leader says of a write that was passed on to it and is done.
+pub(crate) enum Completed {
+    /// One encoded response per command.
+    Applied(Vec<Bytes>),
+    /// Of a write of a session that was done before.
+    Repeated(Bytes),
+    /// A session is open.
+    Opened(u64),
 }
 
 pub(crate) type ReadFn<S> = Box<dyn FnOnce(Result<&S, ReadError>) + Send>;
@@ -92,8 +115,8 @@ pub(crate) trait Application: Send + Sync + 'static {
     /// Tells a client the read index that it asked for.
     fn complete_index(&self, token: Token, index: Index);
 
-    /// A forwarded write was applied at the leader.
-    fn complete_forwarded(&self, token: Token, responses: Vec<Bytes>);
+    /// A forwarded write is done at the leader.
+    fn complete_forwarded(&self, token: Token, completed: Completed);
 
     /// No answer will come any more: what waits is told so, and so is everyone later.
     fn close(&self);
@@ -162,6 +185,8 @@ impl<S: StateMachine> Caller<S> {
         match self {
             Caller::Write(reply) => drop(reply.send(Err(error))),
             Caller::WriteMany(reply) => drop(reply.send(Err(error))),
+            Caller::Once(reply) => drop(reply.send(Err(error))),
+            Caller::Open(reply) => drop(reply.send(Err(error))),
             Caller::Client(call) => call.fail_write(error),
             Caller::Read(_) => unreachable!("a write's token names a writer"),
         }
@@ -215,24 +240,35 @@ impl<S: StateMachine> Application for Callers<S> {
         }
     }
 
-    fn complete_forwarded(&self, token: Token, responses: Vec<Bytes>) {
+    fn complete_forwarded(&self, token: Token, completed: Completed) {
+        let Some(caller) = self.take(token) else { return };
         // The bytes come from a peer: whatever they are, the write was done.
         let decode = |bytes: &Bytes| {
             let version = <S::Codec as Codec<S::Response>>::VERSION;
             <S::Codec as Codec<S::Response>>::decode(version, bytes).map_err(WriteError::Response)
         };
-        match self.take(token) {
-            Some(Caller::Write(reply)) => {
-                let response = match &responses[..] {
-                    [response] => decode(response),
-                    _ => Err(WriteError::Response(AnyError::error("not one response"))),
-                };
-                drop(reply.send(response));
-            }
-            Some(Caller::WriteMany(reply)) => {
+        let odd = || WriteError::Response(AnyError::error("not the answer to what was asked"));
+        match (caller, completed) {
+            (Caller::WriteMany(reply), Completed::Applied(responses)) => {
                 drop(reply.send(responses.iter().map(decode).collect()));
             }
-            Some(Caller::Read(_) | Caller::Client(_)) | None => {}
+            (Caller::Write(reply), Completed::Applied(responses)) => {
+                let response = if let [one] = &responses[..] { decode(one) } else { Err(odd()) };
+                drop(reply.send(response));
+            }
+            (Caller::Once(reply), completed) => {
+                let (response, repeated) = match &completed {
+                    Completed::Applied(responses) if responses.len() == 1 => {
+                        (decode(&responses[0]), false)
+                    }
+                    Completed::Repeated(response) => (decode(response), true),
+                    _ => (Err(odd()), false),
+                };
+                drop(reply.send(response.map(|response| Once { response, repeated })));
+            }
+            (Caller::Open(reply), Completed::Opened(session)) => drop(reply.send(Ok(session))),
+            (Caller::Read(_) | Caller::Client(_), _) => {}
+            (caller, _) => caller.fail_write(odd()),
         }
     }
 

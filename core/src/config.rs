@@ -30,6 +30,12 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a linearizable read may wait for its read index. Default 5 s.
     pub read_timeout: Duration,
+    /// A session in which nothing is written for this long, in log time, is at an end. Counts for the
+    /// sessions that are opened while this node leads. Default 60 s.
+    pub session_ttl: Duration,
+    /// Sessions there may be at a time; another one ends the one that would lapse next. Counts for the
+    /// sessions that are opened while this node leads. Default 10000.
+    pub max_sessions: usize,
     /// Whether a node that does not lead passes writes on to the leader. Default true; otherwise
     /// it answers `NotLeader`.
     pub forward_writes: bool,
@@ -85,6 +91,8 @@ impl Default for Config {
             priority: 0,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
+            session_ttl: Duration::from_secs(60),
+            max_sessions: 10_000,
             forward_writes: true,
             max_command_bytes: 8 << 20,
             queue_bytes: 64 << 20,

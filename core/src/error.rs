@@ -28,6 +28,16 @@ pub enum WriteError {
         "the outcome is unknown: the write may have been done, or may still be; read before you retry"
     )]
     Unknown,
+    /// There is no such session, or no more: it lapsed, or had to make room for others. This attempt did
+    /// nothing; whether an earlier one of the same write did nobody can say any more. Open another.
+    #[error("the session has expired; this attempt did nothing, open another session")]
+    SessionExpired,
+    /// The session has acknowledged this write, or a later one: its response is gone. This attempt did
+    /// nothing.
+    #[error(
+        "the session has acknowledged this write already; nothing was done, go on with the next"
+    )]
+    Acknowledged,
     /// This node has stopped. Not done here; ask another node.
     #[error("this node has stopped; its metrics tell the cause, other nodes may still serve")]
     Stopped,

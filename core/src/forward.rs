@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::block::ENTRY_OVERHEAD_BYTES;
 use quorate_engine::{Instant, NodeId, Term, planted};
-use quorate_network::{Forward, ForwardOutcome, ForwardWrite};
+use quorate_network::{Forward, ForwardOutcome, ForwardWrite, SessionRequest};
 
 use crate::error::WriteError;
 use crate::pending::Who;
@@ -41,14 +41,27 @@ pub(crate) struct Write {
 pub(crate) enum Commands {
     One(Bytes),
     Many(Vec<Bytes>),
+    /// One of a session; none, an empty one, if a session is to be opened.
+    Session(SessionRequest, Bytes),
 }
 
 impl Commands {
     pub(crate) fn as_slice(&self) -> &[Bytes] {
         match self {
-            Commands::One(command) => std::slice::from_ref(command),
+            Commands::One(command) | Commands::Session(_, command) => std::slice::from_ref(command),
             Commands::Many(commands) => commands,
         }
+    }
+
+    /// As they are passed on to the leader.
+    fn forwarded(&self, token: u64) -> ForwardWrite {
+        let (commands, session) = match self {
+            Commands::One(command) => (vec![command.clone()], None),
+            Commands::Many(commands) => (commands.clone(), None),
+            Commands::Session(SessionRequest::Open, _) => (vec![], Some(SessionRequest::Open)),
+            Commands::Session(request, command) => (vec![command.clone()], Some(*request)),
+        };
+        ForwardWrite { token, commands, session }
     }
 
     /// See [`run_bytes`].
@@ -106,10 +119,7 @@ impl Forwarding {
         self.sequence += 1;
         let writes = (self.attempts + 1..)
             .zip(writes)
-            .map(|(token, write)| ForwardWrite {
-                token,
-                commands: write.commands.as_slice().to_vec(),
-            })
+            .map(|(token, write)| write.commands.forwarded(token))
             .collect();
         Forward { term, boot: self.boot, sequence: self.sequence, timeout, codec, writes }
     }
@@ -184,6 +194,8 @@ pub(crate) fn outcome_of(error: &WriteError) -> ForwardOutcome {
             ForwardOutcome::Refused(error.to_string())
         }
         WriteError::Timeout | WriteError::Stopped => ForwardOutcome::NotLeader(None),
+        WriteError::SessionExpired => ForwardOutcome::SessionExpired,
+        WriteError::Acknowledged => ForwardOutcome::Acknowledged,
         WriteError::Unknown | WriteError::Response(_) => ForwardOutcome::Unknown,
     }
 }

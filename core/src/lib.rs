@@ -57,6 +57,8 @@ mod pending;
 mod prometheus;
 mod raft;
 mod recover;
+mod session;
+mod sessions;
 mod snapshots;
 mod start;
 mod stats;
@@ -69,6 +71,7 @@ mod writes;
 
 pub use async_trait::async_trait;
 pub use backup::Backup;
+pub use callers::Once;
 #[cfg(feature = "tcp")]
 pub use client::{Client, ClientBuilder, ClientConfig, ClientStatus};
 pub use config::Config;
@@ -85,7 +88,7 @@ pub use quorate_engine::{
     GroupId, Index, LogId, Member, Membership, NodeId, ReadMode, Recovery, RoleKind, Term,
 };
 pub use quorate_network::{
-    Envelope, InProcess, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal,
+    Envelope, InProcess, Inbound, Lane, NetworkError, Peer, RaftNetwork, Refusal, SessionWrite,
 };
 #[cfg(feature = "json")]
 pub use quorate_storage::Json;
@@ -98,6 +101,7 @@ pub use quorate_storage::{
 };
 pub use raft::{Builder, Raft};
 pub use recover::{RecoverError, Survivor};
+pub use session::Session;
 pub use stats::{LaneStats, PeerStats, Stats};
 pub use trigger::Trigger;
 

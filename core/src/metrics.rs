@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::env::Env;
 use crate::error::WaitError;
 use crate::observe::Proposed;
+use crate::sessions::Sessions;
 use crate::stats::{Counters, PeerStats};
 
 /// A node at one moment. Owned: it does not change any more.
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub membership: Option<Arc<Membership>>,
     /// What each follower has durably; empty off the leader.
     pub matched: BTreeMap<NodeId, Index>,
+    /// Sessions that are open.
+    pub sessions: u64,
     /// Bytes of entries in memory.
     pub tail_bytes: usize,
     /// Whether a leader is known and everything is applied that was committed one election timeout
@@ -143,6 +146,9 @@ pub(crate) struct Board {
     /// Written by the apply worker, for all to read.
     applied: AtomicU64,
     pub(crate) counters: Arc<Counters>,
+    /// So are these: log time in milliseconds, and how many sessions are open.
+    log_time_ms: AtomicU64,
+    sessions: AtomicU64,
     env: Arc<dyn Env>,
     window: Duration,
 }
@@ -187,6 +193,7 @@ impl Board {
             witness: false,
             membership: None,
             matched: BTreeMap::new(),
+            sessions: 0,
             tail_bytes: 0,
             healthy: false,
             fatal: None,
@@ -201,8 +208,9 @@ impl Board {
             heard: VecDeque::new(),
             closed: false,
         };
-        let applied = AtomicU64::new(0);
-        Self { state: Mutex::new(state), applied, counters, env, window }
+        let (applied, log_time_ms, sessions) = Default::default();
+        let state = Mutex::new(state);
+        Self { state, applied, log_time_ms, sessions, counters, env, window }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -289,6 +297,16 @@ impl Board {
         self.tell_waiters(&mut state);
     }
 
+    pub(crate) fn log_time_ms(&self) -> u64 {
+        self.log_time_ms.load(Ordering::Acquire)
+    }
+
+    /// The apply worker has these sessions now. Told before [`Board::set_applied`].
+    pub(crate) fn set_sessions(&self, sessions: &Sessions) {
+        self.log_time_ms.store(sessions.time_ms(), Ordering::Release);
+        self.sessions.store(sessions.len() as u64, Ordering::Release);
+    }
+
     /// A commit index was heard from the leader (or is the leader's own).
     pub(crate) fn heard(&self, now: Instant, commit: Index) {
         let mut state = self.lock();
@@ -358,6 +376,7 @@ impl Board {
     fn complete(&self, state: &State) -> Metrics {
         let mut metrics = state.metrics.clone();
         metrics.applied = self.applied();
+        metrics.sessions = self.sessions.load(Ordering::Acquire);
         let now = self.env.now();
         let recent = state.heard.iter().find(|(at, _)| now.since(*at) <= self.window);
         let reached = match recent {

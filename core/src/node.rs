@@ -32,6 +32,7 @@ use crate::metrics::{Board, Event};
 use crate::observe::Progressing;
 use crate::orders::Orders;
 use crate::pending::{Origin, Pending};
+use crate::sessions::LogClock;
 use crate::snapshots::Snapshots;
 use crate::writes::declined;
 
@@ -85,6 +86,8 @@ pub(crate) struct Books {
     /// Clients of each read index that the engine was asked for; of the same numbers.
     pub(crate) index_reads: BTreeMap<u64, (Instant, Vec<Token>)>,
     pub(crate) next_read: u64,
+    /// What entries of sessions are stamped with while this node leads.
+    pub(crate) log_clock: LogClock,
     /// Who waits for the first configuration to be durable, with its write.
     pub(crate) initializing: Vec<(u64, InitializeReply)>,
     /// The cluster of the message at hand: a blank node joins the one it accepts entries from.
@@ -115,6 +118,7 @@ impl Books {
             reads: BTreeMap::new(),
             index_reads: BTreeMap::new(),
             next_read: 0,
+            log_clock: LogClock::default(),
             initializing: Vec::new(),
             adopting: 0,
             failures: Vec::new(),
@@ -527,6 +531,7 @@ impl Node {
                 self.note_change(role, term, leader);
                 if role == RoleKind::Leader {
                     self.pending.begin_term();
+                    self.books.log_clock.begin(now, self.board.log_time_ms());
                 }
                 self.board.event(&Event::Role { role, term, leader });
                 if let Some(leader) = leader {

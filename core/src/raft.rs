@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyerror::AnyError;
 use bytes::Bytes;
 use quorate_engine::{Membership, NodeId, ReadMode};
-use quorate_network::{OrderKind, RaftNetwork};
+use quorate_network::{OrderKind, RaftNetwork, SessionRequest, SessionWrite};
 use quorate_storage::{Codec, RaftStorage, SnapshotStore, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::backup::{Backup, Restore};
-use crate::callers::{Caller, Callers, ReadFn};
+use crate::callers::{Caller, Callers, Once, ReadFn};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
 use crate::env::{Env, blocking};
@@ -27,6 +27,7 @@ use crate::forward::Commands;
 use crate::host::{GroupBuilder, Host, HostBuilder};
 use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
+use crate::session::Session;
 use crate::start::start_group;
 use crate::stats::{Counters, Observer, Stats};
 use crate::trigger::Trigger;
@@ -161,7 +162,56 @@ impl<S: StateMachine> Raft<S> {
         self.shared.observer.counters.write_ended(outcome)
     }
 
-    fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {
+    /// Opens a session, through the log: what is written in it is applied once, however often it has to
+    /// be sent. See [`Session`].
+    ///
+    /// # Errors
+    /// As [`Raft::write`]; a session whose opening is unknown lapses by itself.
+    pub async fn session(&self) -> Result<Session<S>, WriteError> {
+        Ok(Session::new(self.clone(), self.open_session().await?))
+    }
+
+    /// Opens a session for a client whose writes this program passes on by [`Raft::write_once`]; returns
+    /// its number.
+    ///
+    /// # Errors
+    /// As [`Raft::write`]; a session whose opening is unknown lapses by itself.
+    pub async fn open_session(&self) -> Result<u64, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Caller::Open(reply), Commands::Session(SessionRequest::Open, Bytes::new()))?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    /// One attempt of a write of a session, as [`Raft::write`] otherwise. If the write was applied
+    /// before, by another attempt, it is not applied again, and the response is that of then.
+    ///
+    /// For programs that serve clients of their own; others write by [`Raft::session`]. Sequences may
+    /// arrive in any order, up to 1024 ahead of what is acknowledged.
+    ///
+    /// # Errors
+    /// As [`Raft::write`], and [`WriteError::SessionExpired`], [`WriteError::Acknowledged`]. After
+    /// [`WriteError::Unknown`] the same write may be sent again, here or at another node.
+    pub async fn write_once(
+        &self,
+        write: SessionWrite,
+        command: S::Command,
+    ) -> Result<Once<S::Response>, WriteError> {
+        let bytes = self.encode(&command)?;
+        self.attempt(write, bytes).await
+    }
+
+    pub(crate) async fn attempt(
+        &self,
+        write: SessionWrite,
+        command: Bytes,
+    ) -> Result<Once<S::Response>, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let commands = Commands::Session(SessionRequest::Write(write), command);
+        self.submit(Caller::Once(reply), commands)?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    pub(crate) fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {
         <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
     }
 
@@ -394,6 +444,14 @@ impl<S: StateMachine> Raft<S> {
     /// The host this group runs on.
     pub fn host(&self) -> &Host {
         &self.shared.host
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.shared.host.inner.config
+    }
+
+    pub(crate) fn env(&self) -> &Arc<dyn Env> {
+        &self.shared.host.inner.env
     }
 
     /// This node's id.

@@ -25,6 +25,7 @@ use crate::node::{Books, Node};
 use crate::orders::Orders;
 use crate::pending::Pending;
 use crate::raft::{Handle, Raft, cluster_id};
+use crate::sessions::{self, Sessions};
 use crate::snapshots::Snapshots;
 use crate::stats::{Counters, Observer};
 use crate::tail::Tail;
@@ -34,6 +35,7 @@ struct Base {
     /// Everything through here is in its state.
     last: LogId,
     configuration: Option<(LogId, Membership)>,
+    sessions: Sessions,
     /// Whether it keeps its state on a disk of its own.
     durable_machine: bool,
 }
@@ -135,6 +137,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     let cluster = Arc::new(AtomicU64::new(identity.cluster));
     let window = config.election_timeout_max;
     let board = Arc::new(Board::new(id, group, counters.clone(), env.clone(), window));
+    board.set_sessions(&base.sessions);
     board.set_applied(base.last.index);
     let callers = Callers::<S>::new();
     let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -176,6 +179,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         counters: counters.clone(),
         control: control.clone(),
         applied: base.last,
+        sessions: base.sessions,
         configuration: base.configuration,
         durable_machine: base.durable_machine,
         witness,
@@ -266,17 +270,22 @@ async fn restore<S: StateMachine>(
         let configuration = info.meta.configuration.clone();
         if witness {
             // There is no state in it.
-            return Ok(Base { last, configuration: Some(configuration), durable_machine });
+            let (configuration, sessions) = (Some(configuration), Sessions::default());
+            return Ok(Base { last, configuration, sessions, durable_machine });
         }
         let opening = store.clone();
         let opened = blocking(env, move || opening.open(last)).await;
         let lost = || StorageError::Corrupt(format!("snapshot {last} can't be opened"));
         let reader = opened.ok_or_else(lost)??.ok_or_else(lost)?;
+        let parts = blocking(env, move || sessions::parts(reader.into())).await;
+        let (mut sessions, state) = parts.ok_or_else(lost)?.map_err(machine_failed)?;
         if durable_machine {
-            machine.keep(ApplyMark::new(last, configuration.clone()));
+            let mark = ApplyMark::new(last, configuration.clone());
+            machine.keep(mark.with_sessions(sessions.to_bytes(), Vec::new()));
         }
-        machine.restore(reader.into()).await.map_err(machine_failed)?;
-        return Ok(Base { last, configuration: Some(configuration), durable_machine });
+        machine.restore(state).await.map_err(machine_failed)?;
+        let configuration = Some(configuration);
+        return Ok(Base { last, configuration, sessions, durable_machine });
     }
     if own.index < compacted.index {
         return Err(StartError::StateMissing(format!(
@@ -284,8 +293,11 @@ async fn restore<S: StateMachine>(
              what comes before"
         )));
     }
-    let configuration = mark.and_then(|mark| mark.configuration().cloned());
-    Ok(Base { last: own, configuration, durable_machine })
+    let mark = mark.unwrap_or_default();
+    let (table, replies) = mark.sessions();
+    let sessions = Sessions::kept(table, replies).map_err(machine_failed)?;
+    let configuration = mark.configuration().cloned();
+    Ok(Base { last: own, configuration, sessions, durable_machine })
 }
 
 /// Writes before the node says a word, and waits until it is durable.

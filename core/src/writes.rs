@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quorate_engine::{Batch, Decline, Input, Instant, LogId, NodeId, ReadMode, RoleKind};
-use quorate_network::{Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message};
+use quorate_engine::{
+    Batch, Decline, EntryKind, Input, Instant, LogId, NodeId, ReadMode, RoleKind,
+};
+use quorate_network::{Forward, ForwardAnswer, ForwardOutcome, Forwarded, Message, SessionRequest};
 
-use crate::callers::Token;
+use crate::callers::{Completed, Token};
 use crate::control::Request;
 use crate::error::WriteError;
 use crate::forward::{Commands, Write, outcome_of, run_bytes};
 use crate::node::Node;
 use crate::pending::{Origin, Who};
+use crate::sessions::entry_header;
 
 /// Bytes of commands in one message to the leader.
 const FORWARD_BYTES: usize = 256 << 10;
@@ -89,14 +92,32 @@ impl Node {
     }
 
     pub(crate) fn propose(&mut self, now: Instant, writes: Vec<Write>) {
+        let of_session = |w: &Write| matches!(w.commands, Commands::Session(..));
+        if writes.iter().any(of_session) {
+            // A block holds entries of one kind.
+            let (of_sessions, others) = writes.into_iter().partition(of_session);
+            self.propose_kind(now, EntryKind::Command, others);
+            self.propose_kind(now, EntryKind::Session, of_sessions);
+        } else {
+            self.propose_kind(now, EntryKind::Command, writes);
+        }
+    }
+
+    fn propose_kind(&mut self, now: Instant, kind: EntryKind, writes: Vec<Write>) {
         let codec = self.application.codec();
         let total = writes.iter().map(|w| w.commands.bytes() + 4).sum::<usize>();
-        let mut batch = Batch::with_capacity(codec, total.min(self.config.append_bytes));
+        let capacity = total.min(self.config.append_bytes);
+        let mut batch = Batch::with_capacity(kind, codec, capacity);
         let mut oldest = now;
+        let time_ms = match kind {
+            EntryKind::Session => self.books.log_clock.read(now, self.board.log_time_ms()),
+            _ => 0,
+        };
         for write in writes {
             let bytes = write.commands.bytes();
             if !batch.is_empty() && batch.bytes() + bytes > self.config.append_bytes {
-                let full = std::mem::replace(&mut batch, Batch::new(codec));
+                let next = Batch::with_capacity(kind, codec, 0);
+                let full = std::mem::replace(&mut batch, next);
                 self.propose_batch(now, full, std::mem::replace(&mut oldest, now));
             }
             if let (true, Err(decline)) = (batch.is_empty(), self.engine.can_propose()) {
@@ -113,8 +134,12 @@ impl Node {
                 who: Some(write.who),
                 deadline: write.deadline,
             });
-            // A run stays in one block, so that all of it is in a log or none.
-            commands.iter().for_each(|command| batch.push(command));
+            if let Commands::Session(request, command) = &write.commands {
+                batch.push_with(&entry_header(request, time_ms, &self.config), command);
+            } else {
+                // A run stays in one block, so that all of it is in a log or none.
+                commands.iter().for_each(|command| batch.push(command));
+            }
             self.release(write.cost);
         }
         if !batch.is_empty() {
@@ -204,7 +229,8 @@ impl Node {
             // enters the log.
             let bytes = run_bytes(&write.commands);
             let limit = self.config.max_command_bytes;
-            let refused = if write.commands.is_empty() {
+            let opens = write.session == Some(SessionRequest::Open);
+            let refused = if write.commands.is_empty() && !opens {
                 Some(WriteError::Refused(anyerror::AnyError::error("no commands")))
             } else if bytes > limit {
                 Some(WriteError::TooLarge { bytes, limit })
@@ -215,7 +241,13 @@ impl Node {
             match refused {
                 Some(error) => self.tell(who, error),
                 None => {
-                    let commands = Commands::Many(write.commands);
+                    let commands = match write.session {
+                        None => Commands::Many(write.commands),
+                        Some(request) => {
+                            let command = write.commands.into_iter().next().unwrap_or_default();
+                            Commands::Session(request, command)
+                        }
+                    };
                     writes.push(Write { who, commands, asked_at: now, deadline, cost: 0 });
                 }
             }
@@ -239,18 +271,31 @@ impl Node {
         for ForwardAnswer { token, outcome } in m.answers {
             let Some(write) = self.books.forwarding.answered(from, token) else { continue };
             let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
+            let complete = |completed| {
+                self.release(write.cost);
+                self.application.complete_forwarded(caller, completed);
+            };
             let error = match outcome {
                 ForwardOutcome::Applied(responses)
                     if responses.len() == write.commands.as_slice().len() =>
                 {
-                    self.release(write.cost);
-                    self.application.complete_forwarded(caller, responses);
+                    complete(Completed::Applied(responses));
                     continue;
                 }
                 ForwardOutcome::Applied(_) => {
                     let text = "the leader gave another number of responses than of commands";
                     WriteError::Response(anyerror::AnyError::error(text))
                 }
+                ForwardOutcome::Repeated(response) => {
+                    complete(Completed::Repeated(response));
+                    continue;
+                }
+                ForwardOutcome::Opened(session) => {
+                    complete(Completed::Opened(session));
+                    continue;
+                }
+                ForwardOutcome::SessionExpired => WriteError::SessionExpired,
+                ForwardOutcome::Acknowledged => WriteError::Acknowledged,
                 ForwardOutcome::NotLeader(_) => {
                     // Certainly not done: it waits for a leader again, until the next sweep.
                     self.books.parked.push(write);

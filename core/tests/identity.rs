@@ -221,7 +221,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
         sequence: max,
         timeout: Duration::MAX,
         codec: u16::MAX,
-        writes: vec![ForwardWrite { token: max, commands: vec![] }],
+        writes: vec![ForwardWrite { token: max, commands: vec![], session: None }],
     }));
     let outcome = ForwardOutcome::Applied(vec![]);
     all.push(Message::Forwarded(Forwarded {

@@ -213,7 +213,7 @@ async fn bytes_from_a_peer_that_are_no_command_are_refused_and_not_appended() {
     let mut send = |codec: u16, commands: Vec<Bytes>| {
         let term = node.metrics().term;
         sent += 1;
-        let writes = vec![ForwardWrite { token: sent, commands }];
+        let writes = vec![ForwardWrite { token: sent, commands, session: None }];
         let message = Forward { term, boot: 77, sequence: sent, timeout: SECOND, codec, writes };
         node.host()
             .receive(vec![Envelope { message: Message::Forward(message), ..sample.clone() }]);

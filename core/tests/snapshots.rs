@@ -12,7 +12,7 @@ use bytes::Bytes;
 use common::*;
 use quorate::{
     ApplyMark, Committed, Config, Failure, InProcess, Lane, LogId, MemoryDisk, Postcard, Raft,
-    Snapshot, SnapshotError, StartError, StateMachine, WriteError,
+    SessionWrite, Snapshot, SnapshotError, StartError, StateMachine, WriteError,
 };
 use quorate_network::Message;
 use quorate_storage::RaftStorage;
@@ -415,12 +415,13 @@ impl StateMachine for Durable {
 
     async fn apply(&mut self, entries: Vec<Committed<u64>>) -> Result<Vec<u64>, Failure> {
         self.applied.fetch_add(entries.len() as u64, Ordering::SeqCst);
-        self.kept = self.mark.take().expect("told before each batch").to_bytes();
         let mut add = |entry: Committed<u64>| {
             self.sum += entry.command;
             self.sum
         };
-        Ok(entries.into_iter().map(&mut add).collect())
+        let sums: Vec<u64> = entries.into_iter().map(&mut add).collect();
+        self.kept = self.mark.take().expect("told before each batch").to_bytes::<Self>(&sums);
+        Ok(sums)
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
@@ -429,7 +430,7 @@ impl StateMachine for Durable {
 
     async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
         self.sum = snapshot.decode()?;
-        self.kept = self.mark.take().expect("told before").to_bytes();
+        self.kept = self.mark.take().expect("told before").to_bytes::<Self>(&[]);
         self.restored.fetch_add(1, Ordering::SeqCst);
         self.durable().await.map(drop)
     }
@@ -527,6 +528,34 @@ async fn a_machine_with_a_disk_of_its_own_sees_no_command_twice() {
     }
 }
 
+/// Its sessions are in its mark, with the responses of the very batch that it was kept with.
+#[tokio::test(start_paused = true)]
+async fn a_machine_with_a_disk_of_its_own_keeps_its_sessions() {
+    let (network, disk) = (InProcess::new(), MemoryDisk::new());
+    let (table, applied) = (Arc::<Mutex<Table>>::default(), Arc::<AtomicU64>::default());
+    let node = start_durable(1, &network, &disk, &table, &applied).await;
+    node.raft.initialize(members(1..=1)).await.unwrap();
+    let session = node.raft.open_session().await.unwrap();
+    let of =
+        |sequence| SessionWrite { session, sequence, acknowledged: sequence.saturating_sub(2) };
+    for sequence in 1..=9 {
+        assert_eq!(node.raft.write_once(of(sequence), 5).await.unwrap().response, 5 * sequence);
+    }
+    // Everything is durable in the machine, and compacted out of the log.
+    node.raft.wait(PATIENCE).until("a compacted log", |m| m.compacted > 5).await.unwrap();
+    node.raft.write_once(of(10), 5).await.unwrap();
+    node.raft.trigger().snapshot().await.unwrap();
+    node.raft.shutdown().await;
+    drop(node);
+    let node = start_durable(1, &network, &disk, &table, &applied).await;
+    for sequence in [9, 10] {
+        let once = node.raft.write_once(of(sequence), 5).await.unwrap();
+        assert_eq!((once.response, once.repeated), (5 * sequence, true));
+    }
+    assert_eq!(node.raft.read(|m| m.sum).await.unwrap(), 50);
+    node.raft.shutdown().await;
+}
+
 /// A log that is gone under a state machine that is not.
 #[tokio::test(start_paused = true)]
 async fn a_machine_ahead_of_its_log_is_refused() {
@@ -541,7 +570,7 @@ async fn a_machine_ahead_of_its_log_is_refused() {
         LogId::new(1, 3),
         (LogId::new(0, 1), quorate::Membership::of_voters([(1, "node-1")]).unwrap()),
     )
-    .to_bytes();
+    .to_bytes::<Durable>(&[]);
     let raft = Raft::builder(1, machine).storage(MemoryDisk::new().open()).start().await;
     let Err(error) = raft else { panic!("it started") };
     assert!(matches!(error, StartError::StateMissing(_)), "{error}");

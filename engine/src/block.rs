@@ -11,7 +11,7 @@
 //! 12  u32  number of entries, at least 1
 //! 16  u64  index of the first entry
 //! 24  u64  term of every entry
-//! 32  u8   kind: 0 no-op, 1 command, 2 configuration
+//! 32  u8   kind: 0 no-op, 1 command, 2 configuration, 3 session
 //! 33  u8   1 if the commands are withheld, otherwise 0
 //! 34  u16  codec version of the commands (0 for the other kinds)
 //! 36  u32  0
@@ -45,6 +45,9 @@ pub enum EntryKind {
     Command,
     /// A [`Membership`].
     Configuration,
+    /// Commands of sessions, and the openings of sessions: each payload begins with what the node
+    /// needs to apply a command once, however often it was sent.
+    Session,
 }
 
 impl EntryKind {
@@ -53,6 +56,7 @@ impl EntryKind {
             EntryKind::Noop => 0,
             EntryKind::Command => 1,
             EntryKind::Configuration => 2,
+            EntryKind::Session => 3,
         }
     }
 
@@ -61,8 +65,14 @@ impl EntryKind {
             0 => Some(EntryKind::Noop),
             1 => Some(EntryKind::Command),
             2 => Some(EntryKind::Configuration),
+            3 => Some(EntryKind::Session),
             _ => None,
         }
+    }
+
+    /// Whether the application's commands are in it: several to a block, and withheld from witnesses.
+    pub fn has_commands(self) -> bool {
+        matches!(self, EntryKind::Command | EntryKind::Session)
     }
 }
 
@@ -94,20 +104,25 @@ pub enum BlockError {
 pub struct Batch {
     buf: BytesMut,
     count: u32,
+    kind: EntryKind,
     codec: u16,
 }
 
 impl Batch {
     /// An empty batch of commands written by version `codec` of the application's codec.
     pub fn new(codec: u16) -> Self {
-        Self::with_capacity(codec, 256)
+        Self::with_capacity(EntryKind::Command, codec, 256)
     }
 
-    /// Like [`Batch::new`] with room for `body_bytes` of entries.
-    pub fn with_capacity(codec: u16, body_bytes: usize) -> Self {
+    /// An empty batch with room for `body_bytes` of entries of `kind`.
+    ///
+    /// # Panics
+    /// If entries of this kind hold no commands.
+    pub fn with_capacity(kind: EntryKind, codec: u16, body_bytes: usize) -> Self {
+        assert!(kind.has_commands(), "a batch of commands");
         let mut buf = BytesMut::with_capacity(BLOCK_HEADER_BYTES + body_bytes);
         buf.put_bytes(0, BLOCK_HEADER_BYTES);
-        Self { buf, count: 0, codec }
+        Self { buf, count: 0, kind, codec }
     }
 
     /// Adds one command.
@@ -115,11 +130,21 @@ impl Batch {
     /// # Panics
     /// If the block would pass 4 GiB; callers bound a batch far below that.
     pub fn push(&mut self, command: &[u8]) {
+        self.push_with(&[], command);
+    }
+
+    /// Adds one command behind a header of its own.
+    ///
+    /// # Panics
+    /// As [`Batch::push`].
+    pub fn push_with(&mut self, header: &[u8], command: &[u8]) {
+        let bytes = header.len() + command.len();
         assert!(
-            self.buf.len() + command.len() + ENTRY_OVERHEAD_BYTES <= u32::MAX as usize,
+            self.buf.len() + bytes + ENTRY_OVERHEAD_BYTES <= u32::MAX as usize,
             "a block is at most 4 GiB"
         );
-        self.buf.put_u32_le(command.len() as u32);
+        self.buf.put_u32_le(bytes as u32);
+        self.buf.put_slice(header);
         self.buf.put_slice(command);
         self.count += 1;
     }
@@ -149,7 +174,7 @@ impl Batch {
     /// # Panics
     /// If the batch is empty.
     pub fn seal(self, first: LogId) -> EntryBlock {
-        seal(self.buf, self.count, first, EntryKind::Command, self.codec)
+        seal(self.buf, self.count, first, self.kind, self.codec)
     }
 }
 
@@ -243,10 +268,10 @@ impl EntryBlock {
             return Err(BlockError::Malformed("reserved bytes"));
         }
         let withheld = bytes[33] == 1;
-        if withheld != (length == BLOCK_HEADER_BYTES) || (withheld && kind != EntryKind::Command) {
+        if withheld != (length == BLOCK_HEADER_BYTES) || (withheld && !kind.has_commands()) {
             return Err(BlockError::Malformed("withheld entries"));
         }
-        if count == 0 || (kind != EntryKind::Command && count != 1) {
+        if count == 0 || (!kind.has_commands() && count != 1) {
             return Err(BlockError::Malformed("entry count"));
         }
         if first == 0 || first.checked_add(u64::from(count)).is_none() {
@@ -325,7 +350,7 @@ impl EntryBlock {
 
     /// The block as a witness gets it: commands are withheld, all else is as it is.
     pub fn withheld(&self) -> EntryBlock {
-        if self.kind != EntryKind::Command {
+        if !self.kind.has_commands() {
             return self.clone();
         }
         let first = LogId::new(self.term, self.first);
@@ -408,9 +433,10 @@ impl fmt::Display for EntryBlock {
         }
         match self.kind {
             EntryKind::Noop => f.write_str(" noop"),
-            EntryKind::Command if self.is_withheld() => f.write_str(" withheld"),
-            EntryKind::Command => Ok(()),
             EntryKind::Configuration => f.write_str(" config"),
+            _ if self.is_withheld() => f.write_str(" withheld"),
+            EntryKind::Command => Ok(()),
+            EntryKind::Session => f.write_str(" session"),
         }
     }
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_engine::message::AppendEntries;
-use quorate_engine::{Batch, EntryBlock, LogId, Message as Raft, NodeId};
+use quorate_engine::{Batch, EntryBlock, EntryKind, LogId, Message as Raft, NodeId};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -182,7 +182,7 @@ fn session(envelope: &Envelope) -> u64 {
 
 /// A block of `bytes` bytes of payload that no other `number` has.
 fn block(number: u64, bytes: usize) -> EntryBlock {
-    let mut batch = Batch::with_capacity(0, bytes + 8);
+    let mut batch = Batch::with_capacity(EntryKind::Command, 0, bytes + 8);
     let payload: Vec<u8> =
         (0..bytes).map(|i| (i as u64 ^ number.wrapping_mul(167)) as u8).collect();
     batch.push(&payload);

@@ -277,8 +277,32 @@ pub struct Forward {
 pub struct ForwardWrite {
     /// The caller, in the sender's words; echoed in the answer.
     pub token: u64,
-    /// The commands.
+    /// The commands; one if it is a write of a session, none if a session is to be opened.
     pub commands: Vec<Bytes>,
+    /// What it has to do with sessions, if anything.
+    pub session: Option<SessionRequest>,
+}
+
+/// What a write has to do with sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionRequest {
+    /// A session is to be opened.
+    Open,
+    /// It is a write of one.
+    Write(SessionWrite),
+}
+
+/// Which write of which session a command is, so that it is applied once, however often it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionWrite {
+    /// The session.
+    pub session: u64,
+    /// The write's number in the session; the first has 1. Another attempt has the same number and the
+    /// same command.
+    pub sequence: u64,
+    /// The client needs no response to this write and those before it any more, and will not send them
+    /// again; 0 for none. Counts only up to the write before this one.
+    pub acknowledged: u64,
 }
 
 /// Answers to forwarded writes.
@@ -313,6 +337,14 @@ pub enum ForwardOutcome {
     Overwritten,
     /// Certainly not done: the receiver can't use the command.
     Refused(String),
+    /// Applied before, as the same write of its session: the response of then.
+    Repeated(Bytes),
+    /// The session with this number is open.
+    Opened(u64),
+    /// This attempt did nothing: there is no such session, or no more.
+    SessionExpired,
+    /// This attempt did nothing: the session has acknowledged this write, so its response is gone.
+    Acknowledged,
     /// May have been done.
     Unknown,
 }

@@ -11,7 +11,7 @@ use quorate_engine::{Batch, EntryBlock, LogId, Membership, Message as Raft, Role
 use quorate_network::{
     Call, CallKind, CallOutcome, Called, Digest, Envelope, Forward, ForwardAnswer, ForwardOutcome,
     ForwardWrite, Forwarded, Message, NodeStatus, Order, OrderKind, OrderOutcome, Ordered,
-    WireError,
+    SessionRequest, SessionWrite, WireError,
 };
 use support::{from_hex, hex};
 
@@ -153,6 +153,24 @@ fn outcome() -> impl Strategy<Value = ForwardOutcome> {
         Just(ForwardOutcome::Overwritten),
         ".{0,20}".prop_map(ForwardOutcome::Refused),
         Just(ForwardOutcome::Unknown),
+        payload().prop_map(ForwardOutcome::Repeated),
+        any::<u64>().prop_map(ForwardOutcome::Opened),
+        Just(ForwardOutcome::SessionExpired),
+        Just(ForwardOutcome::Acknowledged),
+    ]
+}
+
+fn forward_write() -> impl Strategy<Value = ForwardWrite> {
+    let write = |token, commands, session| ForwardWrite { token, commands, session };
+    let n = any::<u64>;
+    prop_oneof![
+        (n(), payloads()).prop_map(move |(token, commands)| write(token, commands, None)),
+        n().prop_map(move |token| write(token, vec![], Some(SessionRequest::Open))),
+        ((n(), n(), n(), n()), payload()).prop_map(move |(ids, command)| {
+            let (token, session, sequence, acknowledged) = ids;
+            let of = SessionWrite { session, sequence, acknowledged };
+            write(token, vec![command], Some(SessionRequest::Write(of)))
+        }),
     ]
 }
 
@@ -253,13 +271,11 @@ fn called() -> impl Strategy<Value = Called> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let write =
-        (any::<u64>(), payloads()).prop_map(|(token, commands)| ForwardWrite { token, commands });
     let forward = (
         (any::<u64>(), any::<u64>(), any::<u64>()),
         span(),
         any::<u16>(),
-        proptest::collection::vec(write, 0..4),
+        proptest::collection::vec(forward_write(), 0..4),
     )
         .prop_map(|((term, boot, sequence), timeout, codec, writes)| {
             Message::Forward(Forward { term, boot, sequence, timeout, codec, writes })
@@ -343,6 +359,8 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
     let blocks = vec![batch.seal(LogId::new(6, 41)), EntryBlock::noop(LogId::new(7, 43))];
     let members = Membership::of_voters([(1, "one:1"), (2, "two:2")]).unwrap();
     let configuration = EntryBlock::configuration(LogId::new(0, 1), &members);
+    let write = |token, commands, session| ForwardWrite { token, commands, session };
+    let of_session = SessionWrite { session: 9, sequence: 5, acknowledged: 4 };
     let forward = Forward {
         term: 7,
         boot: 0xb007,
@@ -350,8 +368,10 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
         timeout: Duration::from_secs(2),
         codec: 7,
         writes: vec![
-            ForwardWrite { token: 1, commands: vec![Bytes::from_static(b"add"), Bytes::new()] },
-            ForwardWrite { token: 2, commands: vec![Bytes::from_static(b"sub")] },
+            write(1, vec![Bytes::from_static(b"add"), Bytes::new()], None),
+            write(2, vec![Bytes::from_static(b"sub")], None),
+            write(3, vec![], Some(SessionRequest::Open)),
+            write(4, vec![Bytes::from_static(b"mul")], Some(SessionRequest::Write(of_session))),
         ],
     };
     let answers = [
@@ -362,6 +382,10 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
         ForwardOutcome::Overwritten,
         ForwardOutcome::Refused("no".into()),
         ForwardOutcome::Unknown,
+        ForwardOutcome::Repeated(Bytes::from_static(b"again")),
+        ForwardOutcome::Opened(9),
+        ForwardOutcome::SessionExpired,
+        ForwardOutcome::Acknowledged,
     ];
     let answers =
         (1..).zip(answers).map(|(token, outcome)| ForwardAnswer { token, outcome }).collect();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate::{ApplyMark, Committed, Failure, Snapshot};
 use redb::{Database, Durability, ReadableTable as _, TableDefinition};
 
-use crate::store::{Command, Response, Values, execute};
+use crate::store::{Command, Response, Store, Values, execute};
 
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 const MARK: TableDefinition<'_, (), &[u8]> = TableDefinition::new("mark");
@@ -75,6 +75,7 @@ impl Table {
         self.transaction(durable, move |values| {
             let apply = |entry: Committed<Command>| execute(values, entry.id.index, entry.command);
             let responses = entries.into_iter().map(apply).collect::<Result<Vec<_>, _>>()?;
+            let mark = mark.map(|mark| mark.to_bytes::<Store>(&responses));
             Ok((responses, mark))
         })
         .await
@@ -84,7 +85,7 @@ impl Table {
     async fn transaction<T: Send + 'static>(
         &self,
         durable: bool,
-        f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<ApplyMark>), Failure> + Send + 'static,
+        f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<Bytes>), Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let db = self.db.clone();
         tokio::task::spawn_blocking(move || transact(&db, durable, f)).await?
@@ -119,7 +120,8 @@ impl Table {
     /// The first removes the mark, the last stores the new one. A node that ends in between finds
     /// none when it starts again, and restores the snapshot once more.
     pub(crate) async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
-        let (db, mut mark) = (self.db.clone(), self.mark.take());
+        let db = self.db.clone();
+        let mut mark = self.mark.take().map(|mark| mark.to_bytes::<Store>(&[]));
         let work = move || {
             let clear = db.begin_write()?;
             clear.delete_table(VALUES)?;
@@ -151,7 +153,7 @@ impl Table {
 fn transact<T>(
     db: &Database,
     durable: bool,
-    f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<ApplyMark>), Failure>,
+    f: impl FnOnce(&mut OpenTable<'_>) -> Result<(T, Option<Bytes>), Failure>,
 ) -> Result<T, Failure> {
     let mut write = db.begin_write()?;
     write.set_durability(if durable { Durability::Immediate } else { Durability::None });
@@ -159,7 +161,7 @@ fn transact<T>(
         let mut values = OpenTable(write.open_table(VALUES)?);
         let (result, mark) = f(&mut values)?;
         if let Some(mark) = mark {
-            write.open_table(MARK)?.insert((), &mark.to_bytes()[..])?;
+            write.open_table(MARK)?.insert((), &mark[..])?;
         }
         result
     };

@@ -41,7 +41,7 @@ use super::calls::{WireCall, WireCalled, into_call, into_called, of_call, of_cal
 use super::{Payloads, WireError, length};
 use crate::message::{
     Digest, Envelope, Forward, ForwardAnswer, ForwardOutcome, ForwardWrite, Forwarded, Message,
-    Order, OrderKind, OrderOutcome, Ordered,
+    Order, OrderKind, OrderOutcome, Ordered, SessionRequest, SessionWrite,
 };
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -310,9 +310,26 @@ struct ForwardHeader {
 struct WriteHeader {
     #[prost(uint64, tag = "1")]
     token: u64,
-    /// How many commands stand among the payloads.
+    /// How many commands stand among the payloads, besides that of a session.
     #[prost(uint32, tag = "2")]
     commands: u32,
+    /// A write of a session has its one command among the payloads, not counted above: who doesn't know
+    /// of sessions must not take it for an ordinary one.
+    #[prost(message, optional, tag = "3")]
+    session: Option<WireSession>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireSession {
+    #[prost(uint64, tag = "1")]
+    session: u64,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(uint64, tag = "3")]
+    acknowledged: u64,
+    /// One is to be opened; the other fields are 0.
+    #[prost(bool, tag = "4")]
+    open: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -391,7 +408,7 @@ struct WireOrdered {
 struct AnswerHeader {
     #[prost(uint64, tag = "1")]
     token: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     outcome: Option<Outcome>,
 }
 
@@ -411,6 +428,15 @@ enum Outcome {
     Refused(String),
     #[prost(message, tag = "7")]
     Unknown(()),
+    /// The one response stands among the payloads.
+    #[prost(message, tag = "8")]
+    Repeated(()),
+    #[prost(uint64, tag = "9")]
+    Opened(u64),
+    #[prost(message, tag = "10")]
+    SessionExpired(()),
+    #[prost(message, tag = "11")]
+    Acknowledged(()),
 }
 
 impl Header {
@@ -423,11 +449,7 @@ impl Header {
                 sequence: m.sequence,
                 timeout_nanos: nanos(m.timeout),
                 codec: m.codec.into(),
-                writes: m
-                    .writes
-                    .iter()
-                    .map(|w| WriteHeader { token: w.token, commands: length(w.commands.len()) })
-                    .collect(),
+                writes: m.writes.iter().map(of_write).collect(),
             }),
             Message::Forwarded(m) => Kind::Forwarded(ForwardedHeader {
                 boot: m.boot,
@@ -667,11 +689,36 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
     })
 }
 
+fn of_write(write: &ForwardWrite) -> WriteHeader {
+    let (token, commands) = (write.token, length(write.commands.len()));
+    let session = match write.session {
+        None => return WriteHeader { token, commands, session: None },
+        Some(SessionRequest::Open) => WireSession { open: true, ..WireSession::default() },
+        Some(SessionRequest::Write(SessionWrite { session, sequence, acknowledged })) => {
+            WireSession { session, sequence, acknowledged, open: false }
+        }
+    };
+    WriteHeader { token, commands: 0, session: Some(session) }
+}
+
 fn into_forward(header: ForwardHeader, payloads: &mut Payloads) -> Result<Forward, WireError> {
     let mut writes = Vec::with_capacity(header.writes.len());
     for write in header.writes {
-        let commands = payloads.sized(write.commands)?;
-        writes.push(ForwardWrite { token: write.token, commands });
+        let session = write.session.map(|s| match s {
+            WireSession { open: true, .. } => SessionRequest::Open,
+            WireSession { session, sequence, acknowledged, .. } => {
+                SessionRequest::Write(SessionWrite { session, sequence, acknowledged })
+            }
+        });
+        let commands = match session {
+            None => payloads.sized(write.commands)?,
+            Some(_) if write.commands > 0 => {
+                return Err(WireError::Malformed("commands beside that of a session"));
+            }
+            Some(SessionRequest::Open) => Vec::new(),
+            Some(SessionRequest::Write(_)) => payloads.sized(1)?,
+        };
+        writes.push(ForwardWrite { token: write.token, commands, session });
     }
     Ok(Forward {
         term: header.term,
@@ -698,6 +745,12 @@ fn into_forwarded(
             Some(Outcome::Overloaded(())) => ForwardOutcome::Overloaded,
             Some(Outcome::Overwritten(())) => ForwardOutcome::Overwritten,
             Some(Outcome::Refused(reason)) => ForwardOutcome::Refused(reason),
+            Some(Outcome::Repeated(())) => {
+                ForwardOutcome::Repeated(payloads.sized(1)?.pop().expect("one was asked for"))
+            }
+            Some(Outcome::Opened(session)) => ForwardOutcome::Opened(session),
+            Some(Outcome::SessionExpired(())) => ForwardOutcome::SessionExpired,
+            Some(Outcome::Acknowledged(())) => ForwardOutcome::Acknowledged,
             // An outcome of a newer release: nothing is known of it but that the write may have
             // been done, and that is what this says.
             Some(Outcome::Unknown(())) | None => ForwardOutcome::Unknown,
@@ -814,6 +867,10 @@ fn of_outcome(outcome: &ForwardOutcome) -> Outcome {
         ForwardOutcome::Overwritten => Outcome::Overwritten(()),
         ForwardOutcome::Refused(reason) => Outcome::Refused(reason.clone()),
         ForwardOutcome::Unknown => Outcome::Unknown(()),
+        ForwardOutcome::Repeated(_) => Outcome::Repeated(()),
+        ForwardOutcome::Opened(session) => Outcome::Opened(*session),
+        ForwardOutcome::SessionExpired => Outcome::SessionExpired(()),
+        ForwardOutcome::Acknowledged => Outcome::Acknowledged(()),
     }
 }
 
@@ -822,6 +879,7 @@ impl ForwardOutcome {
     pub(super) fn responses(&self) -> &[Bytes] {
         match self {
             ForwardOutcome::Applied(responses) => responses,
+            ForwardOutcome::Repeated(response) => std::slice::from_ref(response),
             _ => &[],
         }
     }

@@ -25,7 +25,7 @@ use quorate_engine::{LogId, Membership};
 
 use crate::log::StorageError;
 
-pub use mark::ApplyMark;
+pub use mark::{ApplyMark, FreshWrite, KeptReply, encode_reply};
 pub(crate) use memory::*;
 pub use view::Snapshot;
 

@@ -171,6 +171,7 @@ fn describe(op: &LogOp) -> (RecordKind, String) {
                 EntryKind::Noop => "no-op",
                 EntryKind::Command => "command",
                 EntryKind::Configuration => "configuration",
+                EntryKind::Session => "session",
             };
             let mut range = format!("{}.{}", block.term(), block.first());
             if block.count() > 1 {
