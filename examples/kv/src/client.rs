@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::http::request;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{BACKUP_INDEX, Change, Members as Membership, SnapshotTaken, Transferred};
 use crate::key;
+use crate::session::{REPEATED, SEQUENCE, SESSION};
 
 /// Longer than a node takes to answer, whatever happens to its leader.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -171,6 +173,8 @@ pub struct Answer {
     pub status: u16,
     /// The `content-type`, if any.
     pub content_type: String,
+    /// Whether it was given before, to the same write of its session.
+    pub repeated: bool,
     /// The body.
     pub body: Bytes,
 }
@@ -203,10 +207,30 @@ impl Client {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<Answer, CallError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", server.0))
-            .body(Full::new(body.into()))
+        let request = Request::builder().method(method).uri(format!("{}{path}", server.0));
+        self.call(request, body.into()).await
+    }
+
+    /// Sends a write as number `sequence` of a session.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_in(
+        &self,
+        (session, sequence): (u64, u64),
+        server: &Server,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, CallError> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", server.0));
+        let request = request.header(SESSION, session).header(SEQUENCE, sequence);
+        self.call(request, body.into()).await
+    }
+
+    async fn call(&self, request: request::Builder, body: Bytes) -> Result<Answer, CallError> {
+        let request = request
+            .body(Full::new(body))
             .map_err(|error| CallError::Unreachable(error.to_string()))?;
         let call = async {
             let response = self.http.request(request).await.map_err(|error| {
@@ -219,10 +243,12 @@ impl Client {
             })?;
             let (head, body) = response.into_parts();
             let content_type = head.headers.get("content-type").and_then(|v| v.to_str().ok());
+            let repeated = head.headers.get(REPEATED).is_some_and(|v| v == "true");
             let body = body.collect().await.map_err(|error| CallError::Lost(causes(&error)))?;
             Ok(Answer {
                 status: head.status.as_u16(),
                 content_type: content_type.unwrap_or_default().to_owned(),
+                repeated,
                 body: body.to_bytes(),
             })
         };
@@ -230,6 +256,19 @@ impl Client {
             Ok(answer) => answer,
             Err(_) => Err(CallError::Lost(format!("nothing came within {:?}", self.timeout))),
         }
+    }
+
+    /// Opens a session; returns its number.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn open_session(&self, server: &Server) -> Result<u64, CallError> {
+        #[derive(Deserialize)]
+        struct Opened {
+            session: u64,
+        }
+        let answer = self.send(server, Method::POST, "/sessions", Bytes::new()).await?;
+        Ok(parsed::<Opened>(&answer)?.session)
     }
 
     /// Stores a value; returns the place of the write in the log.
@@ -392,7 +431,7 @@ impl Client {
         if head.status != StatusCode::OK {
             let body = body.collect().await.map_err(|error| lost(causes(&error)))?.to_bytes();
             let (status, content_type) = (head.status.as_u16(), String::new());
-            return Err(refusal(&Answer { status, content_type, body }));
+            return Err(refusal(&Answer { status, content_type, repeated: false, body }));
         }
         while let Some(frame) =
             tokio::time::timeout(self.timeout, body.frame()).await.map_err(late)?

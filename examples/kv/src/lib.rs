@@ -14,5 +14,6 @@ pub mod node;
 pub mod pairs;
 pub mod process;
 pub mod server;
+pub mod session;
 pub mod store;
 pub mod table;

@@ -53,6 +53,12 @@ pub struct Settings {
     pub snapshot_entries: u64,
     /// How many entries before the snapshot stay in the log.
     pub keep_entries: u64,
+    /// How long a session lasts in which nothing is written.
+    pub session_ttl: Duration,
+    /// How many sessions there may be.
+    pub max_sessions: usize,
+    /// Memory for writes that wait: to be proposed, to be committed, to be applied, each.
+    pub quota_bytes: usize,
 }
 
 /// Where a node has its values.
@@ -123,6 +129,10 @@ pub async fn run(
         config.max_command_bytes.max(2 * settings.max_value_bytes + COMMAND_BYTES);
     config.snapshot_entries = Some(settings.snapshot_entries);
     config.keep_entries = settings.keep_entries;
+    config.session_ttl = settings.session_ttl;
+    config.max_sessions = settings.max_sessions;
+    config.queue_bytes = settings.quota_bytes;
+    config.uncommitted_bytes = settings.quota_bytes;
     let mut builder = Raft::builder(*id, settings.store.open(&settings.data)?);
     if let Origin::First { peers, restore: Some(file), .. } = origin {
         builder = builder.restore(file, peers.clone());

@@ -20,17 +20,21 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
-use quorate::{Config, Raft, ReadError, ReadMode, WriteError};
+use quorate::{Config, Once, Raft, ReadError, ReadMode, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::admin;
 use crate::key;
+use crate::session::{self, InSession};
 use crate::store::{self, Command, Store};
 
 /// What is read of a body that is too large, so that a client that sends before it listens still
 /// hears why; then the connection is closed.
 const DRAIN_BYTES: usize = 16 << 20;
+
+/// Between two attempts of a write in a session.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,6 +69,7 @@ impl App {
         Router::new()
             .route("/kv/{key}", get(get_value).put(put_value).delete(delete_value))
             .route("/kv/{key}/cas", post(compare_and_swap))
+            .route("/sessions", post(session::open))
             .route("/status", get(status))
             .route("/health", get(health))
             .route("/metrics", get(metrics))
@@ -76,9 +81,9 @@ impl App {
 
     /// The value of `key`, as linearizable as the read through the log that a witness needs.
     async fn get_by_the_log(&self, key: String) -> Result<(u64, Option<Bytes>), ApiError> {
-        match self.write(Command::Get { key }).await? {
+        match self.write(InSession(None), Command::Get { key }).await?.response {
             store::Response::Get { index, value } => Ok((index, value)),
-            other => Err(mismatch(&other)),
+            other => Err(mismatch(false, &other)),
         }
     }
 
@@ -97,12 +102,35 @@ impl App {
         }
     }
 
-    /// Proposes a command until it is done, may have been done, or its time is up.
-    async fn write(&self, command: Command) -> Result<store::Response, ApiError> {
+    /// Proposes a command until it is done, may have been done, or its time is up. In a session it is
+    /// safe to propose what may have been done.
+    async fn write(
+        &self,
+        InSession(session): InSession,
+        command: Command,
+    ) -> Result<Once<store::Response>, ApiError> {
         let start = Instant::now();
+        let mut doubtful = false;
         loop {
-            match self.raft.write(command.clone()).await {
-                Err(WriteError::Overwritten) if start.elapsed() < self.write_timeout => {}
+            let command = command.clone();
+            let result = match session {
+                Some(write) => self.raft.write_once(write, command).await,
+                None => self
+                    .raft
+                    .write(command)
+                    .await
+                    .map(|response| Once { response, repeated: false }),
+            };
+            let in_time = start.elapsed() < self.write_timeout;
+            match result {
+                Err(WriteError::Overwritten) if in_time => {}
+                Err(WriteError::Unknown) if in_time && session.is_some() => {
+                    doubtful = true;
+                    // A new leader may be about to be elected.
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                // What became of an earlier attempt is still open.
+                Err(_) if doubtful => return Err(WriteError::Unknown.into()),
                 result => return Ok(result?),
             }
         }
@@ -124,6 +152,8 @@ pub(crate) enum Word {
     UnknownMember,
     NotText,
     ChangeInProgress,
+    AlreadyAcknowledged,
+    SessionExpired,
     TooLarge,
     NotLeader,
     Overloaded,
@@ -138,11 +168,14 @@ impl Word {
         match self {
             Word::BadRequest => StatusCode::BAD_REQUEST,
             Word::NotFound | Word::UnknownMember => StatusCode::NOT_FOUND,
-            Word::NotText | Word::ChangeInProgress => StatusCode::CONFLICT,
+            Word::NotText | Word::ChangeInProgress | Word::AlreadyAcknowledged => {
+                StatusCode::CONFLICT
+            }
             Word::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Word::NotLeader => StatusCode::MISDIRECTED_REQUEST,
             Word::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Word::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Word::SessionExpired => StatusCode::GONE,
             Word::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
             Word::Timeout | Word::NotCaughtUp => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -182,6 +215,8 @@ impl From<WriteError> for ApiError {
             WriteError::Overloaded => Word::Overloaded,
             WriteError::TooLarge { .. } => Word::TooLarge,
             WriteError::Refused(_) => Word::BadRequest,
+            WriteError::SessionExpired => Word::SessionExpired,
+            WriteError::Acknowledged => Word::AlreadyAcknowledged,
             error if error.may_have_happened() => Word::UnknownOutcome,
             // Timeout, Overwritten, Stopped.
             _ => Word::Timeout,
@@ -265,6 +300,7 @@ pub(crate) fn read_mode(uri: &Uri) -> Result<ReadMode, ApiError> {
 async fn put_value(
     State(app): State<App>,
     Key(key): Key,
+    session: InSession,
     body: Body,
 ) -> Result<Response, ApiError> {
     let limit = app.max_value_bytes;
@@ -273,21 +309,29 @@ async fn put_value(
     struct Done {
         index: u64,
     }
-    match app.write(Command::Put { key, value }).await? {
+    let Once { response, repeated } = app.write(session, Command::Put { key, value }).await?;
+    let done = match response {
         store::Response::Put { index } => Ok(json(StatusCode::OK, &Done { index })),
-        other => Err(mismatch(&other)),
-    }
+        other => Err(mismatch(repeated, &other)),
+    };
+    Ok(session::answer(repeated, done))
 }
 
-async fn delete_value(State(app): State<App>, Key(key): Key) -> Result<Response, ApiError> {
+async fn delete_value(
+    State(app): State<App>,
+    Key(key): Key,
+    session: InSession,
+) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct Done {
         deleted: bool,
     }
-    match app.write(Command::Delete { key }).await? {
+    let Once { response, repeated } = app.write(session, Command::Delete { key }).await?;
+    let done = match response {
         store::Response::Delete { deleted } => Ok(json(StatusCode::OK, &Done { deleted })),
-        other => Err(mismatch(&other)),
-    }
+        other => Err(mismatch(repeated, &other)),
+    };
+    Ok(session::answer(repeated, done))
 }
 
 /// Both fields must be there: an `expect` that was forgotten must not mean "if there is none".
@@ -302,6 +346,7 @@ struct CasBody {
 async fn compare_and_swap(
     State(app): State<App>,
     Key(key): Key,
+    session: InSession,
     body: Body,
 ) -> Result<Response, ApiError> {
     let limit = app.max_value_bytes;
@@ -320,7 +365,9 @@ async fn compare_and_swap(
         swapped: bool,
         current: Option<String>,
     }
-    match app.write(Command::Cas { key, expect, value }).await? {
+    let command = Command::Cas { key, expect, value };
+    let Once { response, repeated } = app.write(session, command).await?;
+    let done = match response {
         store::Response::Cas { swapped, current } => {
             Ok(json(StatusCode::OK, &Done { swapped, current }))
         }
@@ -328,12 +375,17 @@ async fn compare_and_swap(
             let message = "the stored value is not UTF-8, so no string equals it; nothing was done";
             Err(ApiError::new(Word::NotText, message))
         }
-        other => Err(mismatch(&other)),
-    }
+        other => Err(mismatch(repeated, &other)),
+    };
+    Ok(session::answer(repeated, done))
 }
 
-/// Another version of the program answered another thing; the command itself was done.
-fn mismatch(response: &store::Response) -> ApiError {
+/// The answer is to another request: of another version of the program, or with the same sequence.
+fn mismatch(repeated: bool, response: &store::Response) -> ApiError {
+    if repeated {
+        let message = "this sequence of the session was another request; nothing was done";
+        return ApiError::new(Word::BadRequest, message);
+    }
     let message = format!("the write was done, but its response does not fit it: {response:?}");
     ApiError::new(Word::UnknownOutcome, message)
 }

@@ -113,6 +113,7 @@ const fn snapshot(
 
 /// Between what clients were told and what was applied.
 const ONCE: &str = "every write at most once";
+const EVERYWHERE: &str = "everything is on every node";
 const LINEARIZABLE: &str = "linearizability";
 /// The node asserts what it answers with.
 const STOPS: &str = "no node stops by itself";
@@ -159,7 +160,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 79] = [
+pub(crate) static BUGS: [Bug; 82] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -569,6 +570,24 @@ pub(crate) static BUGS: [Bug; 79] = [
         "parts of a snapshot are lost, or come in another order",
         600,
         &[MACHINES, STOPS],
+    ),
+    node(
+        "session-write-applied-twice",
+        "a retry applies twice; sessions missing from snapshots",
+        600,
+        &[ONCE],
+    ),
+    node(
+        "lapsed-session-applies",
+        "evicted sessions are forgotten, and their writes applied anew",
+        2_000,
+        &[ONCE],
+    ),
+    node(
+        "sessions-not-in-snapshot",
+        "a retry applies twice; sessions missing from snapshots",
+        600,
+        &[ONCE, MACHINES, EVERYWHERE],
     ),
     lease(
         "lease-counted-from-the-answer",

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::{Membership, NodeId, Raft, ReadMode, RoleKind};
+use quorate::{Membership, NodeId, Raft, ReadMode, RoleKind, SessionWrite, WriteError};
 
 use crate::cluster::Cluster;
 use crate::cluster::nemesis::inflict;
@@ -25,6 +25,9 @@ use crate::sabotage::Sabotage;
 /// A client gives up on a call after this, whatever the node says.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// How often a client sends a write of a session at most.
+const ATTEMPTS: u32 = 8;
+
 /// Between two attempts at the end.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -39,6 +42,8 @@ pub struct Statistics {
     pub unknown: u64,
     /// Writes that certainly did not happen.
     pub refused: u64,
+    /// Writes of sessions that were applied by an earlier attempt than the one that was answered.
+    pub repeated: u64,
     /// Linearizable reads.
     pub reads: u64,
     /// Faults of the schedule that struck.
@@ -58,6 +63,7 @@ impl From<Statistics> for Counts {
             ("acknowledged", s.acknowledged),
             ("unknown", s.unknown),
             ("refused", s.refused),
+            ("repeated", s.repeated),
             ("reads", s.reads),
             ("faults", s.faults),
             ("forgetful", s.forgetful),
@@ -87,6 +93,7 @@ pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
             }),
             sabotage: options.sabotage,
             numbers: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
             outcomes: Mutex::default(),
             stop: AtomicBool::new(false),
             positions: Mutex::default(),
@@ -114,6 +121,14 @@ enum Fate {
     Refused,
 }
 
+/// What a client that writes in sessions remembers.
+#[derive(Debug, Default)]
+struct Notebook {
+    session: Option<u64>,
+    /// Of its last write.
+    sequence: u64,
+}
+
 struct Run {
     sim: Sim,
     cluster: Cluster<Store>,
@@ -121,6 +136,7 @@ struct Run {
     history: Calls,
     sabotage: Option<Sabotage>,
     numbers: AtomicU64,
+    repeated: AtomicU64,
     outcomes: Mutex<BTreeMap<u64, Fate>>,
     stop: AtomicBool,
     /// Term, committed and applied of each node, in which of its lives.
@@ -141,7 +157,8 @@ impl Run {
         let clients: Vec<_> = (1..=plan.clients)
             .map(|client| {
                 let rng = Rng::stream(self.sim.seed(), &format!("client {client}"));
-                self.sim.spawn(self.clone().client(client, plan.calls, rng))
+                let notebook = (client <= plan.in_sessions).then(Notebook::default);
+                self.sim.spawn(self.clone().client(client, plan.calls, notebook, rng))
             })
             .collect();
         let (mut faults, nodes) = (Vec::new(), plan.cluster.nodes);
@@ -206,7 +223,13 @@ impl Run {
 
     // ---- clients ----
 
-    async fn client(self: Arc<Self>, client: u64, calls: u64, mut rng: Rng) {
+    async fn client(
+        self: Arc<Self>,
+        client: u64,
+        calls: u64,
+        mut notebook: Option<Notebook>,
+        mut rng: Rng,
+    ) {
         for _ in 0..calls {
             if self.stop.load(Ordering::Relaxed) || self.sim.has_failed() {
                 return;
@@ -237,9 +260,65 @@ impl Run {
                     }
                     _ => Operation::Write { key, value },
                 };
-                self.write(client, &node, operation).await;
+                match &mut notebook {
+                    None => drop(self.write(client, &node, operation).await),
+                    Some(notebook) => self.write_once(client, notebook, operation, &mut rng).await,
+                }
             }
         }
+    }
+
+    /// A write in a session: sent again, to any node, until it is certain what became of it.
+    async fn write_once(
+        &self,
+        client: u64,
+        notebook: &mut Notebook,
+        operation: Operation,
+        rng: &mut Rng,
+    ) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        // Until told otherwise: also if this client is dropped in the middle.
+        lock(&self.outcomes).insert(number, Fate::Unknown);
+        let call = self.history.invoke(client, operation.input());
+        notebook.sequence += 1;
+        let mut fate = Fate::Refused;
+        for _ in 0..ATTEMPTS {
+            let ids = self.cluster.ids();
+            let Some(node) = self.cluster.try_node(rng.pick(&ids)) else {
+                self.sim.sleep(RETRY).await;
+                continue;
+            };
+            if notebook.session.is_none() {
+                let opened = tokio::time::timeout(PATIENCE, node.open_session()).await;
+                (notebook.session, notebook.sequence) = (opened.ok().and_then(Result::ok), 1);
+            }
+            let Some(session) = notebook.session else { continue };
+            let sequence = notebook.sequence;
+            let write = SessionWrite { session, sequence, acknowledged: sequence - 1 };
+            let command = Command { number, operation: operation.clone() };
+            match tokio::time::timeout(PATIENCE, node.write_once(write, command)).await {
+                Ok(Ok(once)) => {
+                    self.repeated.fetch_add(once.repeated.into(), Ordering::Relaxed);
+                    call.returned(once.response.output());
+                    lock(&self.outcomes).insert(number, Fate::Acknowledged);
+                    return;
+                }
+                Ok(Err(WriteError::SessionExpired)) => {
+                    notebook.session = None;
+                    if fate == Fate::Unknown {
+                        // An earlier attempt may have done it, and nobody knows any more.
+                        break;
+                    }
+                }
+                Ok(Err(error)) if !error.may_have_happened() => {}
+                Ok(Err(_)) | Err(_) => fate = Fate::Unknown,
+            }
+        }
+        match fate {
+            Fate::Unknown => call.unknown(),
+            _ => call.failed(),
+        }
+        lock(&self.outcomes).insert(number, fate);
     }
 
     async fn write(&self, client: u64, node: &Raft<Store>, operation: Operation) -> Fate {
@@ -434,6 +513,7 @@ impl Run {
             acknowledged: count(Fate::Acknowledged),
             unknown: count(Fate::Unknown),
             refused: count(Fate::Refused),
+            repeated: self.repeated.load(Ordering::Relaxed),
             reads: reads.count() as u64,
             faults,
             forgetful: u64::from(self.cluster.has_forgotten()),

@@ -22,6 +22,8 @@ pub struct Plan {
     pub damage: u64,
     /// How many clients.
     pub clients: u64,
+    /// How many of them write in sessions, and send again what they don't know the outcome of.
+    pub in_sessions: u64,
     /// How many registers.
     pub keys: u8,
     /// How many calls a client makes at most: judging a history takes more than its length.
@@ -61,6 +63,9 @@ impl Plan {
         config.snapshot_part_bytes = snapshots.pick(&[20, 200, 256 << 10]);
         config.snapshot_stall_timeout = config.election_timeout_max * 3;
         let millis = Duration::from_millis;
+        let mut sessions = Rng::stream(seed, "sessions");
+        config.session_ttl = millis(sessions.pick(&[400, 3_000, 60_000]));
+        config.max_sessions = sessions.pick(&[1, 3, 10_000]);
         let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
         cluster.sync = (millis(shortest), millis(longest));
         if rng.chance(400) {
@@ -102,6 +107,7 @@ impl Plan {
             cluster,
             damage,
             clients,
+            in_sessions: sessions.pick(&[0, 1, clients]).min(clients),
             calls,
             keys: rng.pick(&[1, 2, 4]),
             think,

@@ -6,6 +6,7 @@ mod demo;
 mod recover;
 mod report;
 mod serve;
+mod units;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

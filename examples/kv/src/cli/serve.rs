@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use kv::admin::check_address;
@@ -12,6 +13,8 @@ use kv::join::{Join, Role};
 use kv::node::{self, Origin, Settings, StoreKind};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+
+use super::units::{bytes, duration};
 
 /// The largest that `--max-value` may be: it travels in one piece, and beside others.
 const MAX_VALUE_BYTES: u64 = 16 << 20;
@@ -91,6 +94,22 @@ pub(crate) struct Serve {
     /// Entries before the snapshot that stay in the log, for nodes that are a little behind
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_entries: u64,
+    /// A session in which nothing is written for so long is at an end
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    session_ttl: Duration,
+    /// Sessions there may be at a time; another one ends the one that would lapse next
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000)
+    )]
+    max_sessions: u64,
+    /// Memory for writes on their way; over it they are refused as `overloaded`
+    ///
+    /// Each for those that wait to be proposed, that wait to be committed, and that wait to be applied.
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
+    quota_bytes: u64,
     /// Stop also when standard input ends, for parents that must not leave a node behind
     #[arg(long)]
     stop_with_stdin: bool,
@@ -146,6 +165,9 @@ pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
         store: args.store,
         snapshot_entries: args.snapshot_entries,
         keep_entries: args.keep_entries,
+        session_ttl: args.session_ttl,
+        max_sessions: args.max_sessions as usize,
+        quota_bytes: args.quota_bytes as usize,
     };
     let id = settings.id;
     let stdin_ended = watch_stdin(args.stop_with_stdin);

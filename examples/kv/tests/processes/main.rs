@@ -16,5 +16,6 @@ mod memory;
 mod observe;
 mod partitions;
 mod recover;
+mod sessions;
 mod support;
 mod witness;
