@@ -256,7 +256,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             return Ok(View { last, configuration, snapshot: Snapshot::from_bytes(Bytes::new()) });
         }
         let snapshot = guarded(self.machine.snapshot(), || "give a snapshot".into()).await?;
-        let snapshot = sessions::content(&self.sessions.to_bytes(), snapshot);
+        let snapshot = sessions::content(&self.sessions.bytes(), snapshot);
         Ok(View { last, configuration, snapshot })
     }
 
@@ -322,7 +322,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         };
         if self.durable_machine {
             let mark = ApplyMark::new(last, configuration);
-            self.machine.keep(mark.with_sessions(sessions.to_bytes(), Vec::new()));
+            self.machine.keep(mark.with_sessions(sessions.bytes(), Vec::new()));
         }
         guarded(self.machine.restore(state), || format!("restore {last}")).await?;
         self.board.set_sessions(&sessions);
@@ -360,7 +360,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             };
             let fresh = self.sessions.fresh().iter().zip(&fresh).map(which).collect();
             let mark = ApplyMark::new(through, configuration);
-            self.machine.keep(mark.with_sessions(self.sessions.to_bytes(), fresh));
+            self.machine.keep(mark.with_sessions(self.sessions.bytes(), fresh));
         }
         self.counters.apply_entries.record(through.index - self.applied.index);
         let bytes = blocks.iter().map(|block| block.bytes().len() as u64).sum();

@@ -184,6 +184,8 @@ impl ClientCall {
             }
             WriteError::Refused(why) => CallOutcome::Refused(why.to_string()),
             WriteError::Stopped => CallOutcome::Stopped,
+            // Clients have no sessions.
+            WriteError::SessionExpired | WriteError::Acknowledged => CallOutcome::Unknown,
             WriteError::Unknown | WriteError::Response(_) => CallOutcome::Unknown,
         };
         self.answer(outcome);

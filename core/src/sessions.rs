@@ -241,7 +241,7 @@ impl Sessions {
 
     /// The table as bytes; none if there never was a session. Responses of the batch at hand are not
     /// in it.
-    pub(crate) fn to_bytes(&mut self) -> Bytes {
+    pub(crate) fn bytes(&mut self) -> Bytes {
         if self.time_ms == 0 && self.sessions.is_empty() {
             return Bytes::new();
         }
@@ -270,7 +270,7 @@ impl Sessions {
         Wire { time_ms: self.time_ms, sessions }.encode_to_vec().into()
     }
 
-    /// Reads what [`Sessions::to_bytes`] gave.
+    /// Reads what [`Sessions::bytes`] gave.
     ///
     /// # Errors
     /// Bytes that are no table of sessions.
@@ -507,11 +507,11 @@ mod tests {
     #[test]
     fn a_table_is_found_again() {
         let mut table = Sessions::default();
-        assert!(table.to_bytes().is_empty(), "costs nothing when there are none");
+        assert!(table.bytes().is_empty(), "costs nothing when there are none");
         run(&mut table, 1, &open(100, 50, 3), "");
         run(&mut table, 2, &write(101, 1, 1, 0), "one");
-        let mut copy = Sessions::from_bytes(&table.to_bytes()).unwrap();
-        assert_eq!(copy.to_bytes(), table.to_bytes());
+        let mut copy = Sessions::from_bytes(&table.bytes()).unwrap();
+        assert_eq!(copy.bytes(), table.bytes());
         assert_eq!(run(&mut copy, 3, &write(102, 1, 1, 0), ""), reply("one"));
         assert_eq!(
             run(&mut copy, 4, &write(153, 1, 1, 0), ""),
@@ -523,7 +523,7 @@ mod tests {
         table.apply(3, &write(102, 1, 2, 0)).unwrap();
         let bytes = Some(Bytes::from_static(b"two"));
         let kept = KeptReply { session: 1, sequence: 2, codec: 1, bytes };
-        let mut marked = Sessions::kept(&table.to_bytes(), &[kept]).unwrap();
+        let mut marked = Sessions::kept(&table.bytes(), &[kept]).unwrap();
         assert_eq!(run(&mut marked, 4, &write(102, 1, 2, 0), ""), reply("two"));
         assert!(Sessions::from_bytes(&[0xff; 3]).is_err());
     }
@@ -532,12 +532,12 @@ mod tests {
     fn a_snapshot_is_taken_apart_wherever_it_is_cut() {
         let mut table = Sessions::default();
         run(&mut table, 1, &open(100, 50, 3), "");
-        let bytes = table.to_bytes();
+        let bytes = table.bytes();
         let whole = content(&bytes, Snapshot::from_bytes("state")).into_bytes().unwrap();
         for size in 1..=whole.len() {
             let pieces: Vec<_> = whole.chunks(size).map(Bytes::copy_from_slice).map(Ok).collect();
             let (mut found, state) = parts(Snapshot::new(pieces.into_iter())).unwrap();
-            assert_eq!(found.to_bytes(), bytes);
+            assert_eq!(found.bytes(), bytes);
             assert_eq!(state.into_bytes().unwrap(), "state");
         }
         for cut in 0..whole.len() - "state".len() {

@@ -281,7 +281,7 @@ async fn restore<S: StateMachine>(
         let (mut sessions, state) = parts.ok_or_else(lost)?.map_err(machine_failed)?;
         if durable_machine {
             let mark = ApplyMark::new(last, configuration.clone());
-            machine.keep(mark.with_sessions(sessions.to_bytes(), Vec::new()));
+            machine.keep(mark.with_sessions(sessions.bytes(), Vec::new()));
         }
         machine.restore(state).await.map_err(machine_failed)?;
         let configuration = Some(configuration);

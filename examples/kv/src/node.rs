@@ -79,7 +79,7 @@ impl StoreKind {
                 let table = std::fs::create_dir_all(data)
                     .map_err(Failure::from)
                     .and_then(|()| Table::open(&path));
-                table.map(Store::Table).map_err(|failure| {
+                table.map(|table| Store::Table(Box::new(table))).map_err(|failure| {
                     let path = path.display();
                     Exit::failed(format!("{path}: {failure}; is another process using it?"))
                 })

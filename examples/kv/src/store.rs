@@ -145,7 +145,7 @@ pub enum Store {
     /// In memory: a restart restores the newest snapshot and applies the log behind it.
     Memory(BTreeMap<String, Bytes>),
     /// On a disk of its own: a restart goes on with it.
-    Table(Table),
+    Table(Box<Table>),
 }
 
 impl Default for Store {
