@@ -71,6 +71,8 @@ impl WriteError {
             WriteError::Timeout => "timeout",
             WriteError::Overwritten => "overwritten",
             WriteError::Unknown => "unknown",
+            WriteError::SessionExpired => "session_expired",
+            WriteError::Acknowledged => "acknowledged",
             WriteError::Stopped => "stopped",
             WriteError::TooLarge { .. } => "too_large",
             WriteError::Refused(_) => "refused",

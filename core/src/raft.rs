@@ -178,8 +178,8 @@ impl<S: StateMachine> Raft<S> {
     /// As [`Raft::write`]; a session whose opening is unknown lapses by itself.
     pub async fn open_session(&self) -> Result<u64, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Caller::Open(reply), Commands::Session(SessionRequest::Open, Bytes::new()))?;
-        answer.await.unwrap_or(Err(WriteError::Unknown))
+        let commands = Commands::Session(SessionRequest::Open, Bytes::new());
+        self.ended(self.submit(Caller::Open(reply), commands), answer).await
     }
 
     /// One attempt of a write of a session, as [`Raft::write`] otherwise. If the write was applied
@@ -207,8 +207,7 @@ impl<S: StateMachine> Raft<S> {
     ) -> Result<Once<S::Response>, WriteError> {
         let (reply, answer) = oneshot::channel();
         let commands = Commands::Session(SessionRequest::Write(write), command);
-        self.submit(Caller::Once(reply), commands)?;
-        answer.await.unwrap_or(Err(WriteError::Unknown))
+        self.ended(self.submit(Caller::Once(reply), commands), answer).await
     }
 
     pub(crate) fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {

@@ -18,12 +18,14 @@ use crate::histogram::{Histogram, Recorder};
 use crate::metrics::Board;
 
 /// The words of [`WriteError::reason`].
-const WRITE_REASONS: [&str; 9] = [
+const WRITE_REASONS: [&str; 11] = [
     "not_leader",
     "overloaded",
     "timeout",
     "overwritten",
     "unknown",
+    "session_expired",
+    "acknowledged",
     "stopped",
     "too_large",
     "refused",
