@@ -309,7 +309,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let table = Table::open(&dir.path().join("table.redb")).unwrap();
-        let (mut memory, mut table) = (Store::default(), Store::Table(table));
+        let (mut memory, mut table) = (Store::default(), Store::Table(Box::new(table)));
         memory.apply(vec![put(1, "a", "1"), put(2, "b", "2")]).await.unwrap();
         table.apply(vec![put(1, "b", "0"), put(2, "a", "1"), put(3, "b", "2")]).await.unwrap();
         let digest = memory.digest().await.unwrap();
