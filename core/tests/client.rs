@@ -440,6 +440,8 @@ async fn a_client_of_another_cluster_is_refused_at_once_and_in_words() {
     assert!(error.to_string().contains("not of \"another\""), "{error}");
     let error = client.read_index().await.unwrap_err();
     assert!(matches!(error, ReadError::Refused(_)), "{error}");
+    let nowhere = Client::<Ledger>::builder(Vec::<String>::new()).build();
+    assert!(matches!(nowhere.status().await, Err(ReadError::Refused(_))));
     // A group that does not run there may yet come: that is waited for.
     let mut impatient = ClientConfig::default();
     impatient.deadline = Duration::from_millis(200);
@@ -535,15 +537,7 @@ async fn deadlines_say_what_may_have_happened() {
     let began = Instant::now();
     assert!(matches!(client.write(1).await, Err(WriteError::Timeout)));
     assert!(matches!(client.read_index().await, Err(ReadError::Timeout)));
-    assert!(matches!(
-        Client::<Ledger>::builder(Vec::<String>::new())
-            .config(impatient.clone())
-            .build()
-            .status()
-            .await,
-        Err(ReadError::Timeout)
-    ));
-    assert!(began.elapsed() >= 3 * impatient.deadline);
+    assert!(began.elapsed() >= 2 * impatient.deadline);
 
     // The leader has taken it and can't say what will become of it.
     let nodes = Nodes::start(1, config(|_| {})).await;

@@ -305,9 +305,14 @@ impl ClientTask {
         if self.refusals >= self.addresses.count() {
             // Nobody wants this client: waiting does not help.
             self.refusals = 0;
-            for token in self.ready.clone() {
-                self.finish(token, CallOutcome::Refused(error.to_string()));
-            }
+            self.refuse(&error.to_string());
+        }
+    }
+
+    /// Tells those who wait for a connection that there will be none.
+    fn refuse(&mut self, why: &str) {
+        for token in self.ready.clone() {
+            self.finish(token, CallOutcome::Refused(why.to_owned()));
         }
     }
 
@@ -393,7 +398,9 @@ impl ClientTask {
     fn go_on(&mut self, now: Instant) {
         match self.route {
             Route::Closed(at) if at <= now && !self.ready.is_empty() => {
-                let Some(address) = self.addresses.next() else { return };
+                let Some(address) = self.addresses.next() else {
+                    return self.refuse("no address was given to this client; give any member's");
+                };
                 let open = |(_, link): &(&u64, &Link)| link.open && link.address == address;
                 match self.links.iter().find(open) {
                     Some((id, _)) => {
