@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyerror::AnyError;
 use bytes::Bytes;
 use quorate_engine::ReadMode;
-use quorate_network::{Answerer, Call, CallKind, CallOutcome, ForwardOutcome, NodeStatus};
+use quorate_network::{
+    Answerer, Call, CallKind, CallOutcome, ForwardOutcome, NodeStatus, SessionRequest,
+};
 use quorate_storage::StateMachine;
 use tokio::sync::mpsc;
 
@@ -41,10 +43,22 @@ pub(crate) struct GroupCalls<S: StateMachine> {
 impl<S: StateMachine> Reception for GroupCalls<S> {
     fn call(&self, call: Call, answer: Answerer) {
         let Call { timeout, kind, .. } = call;
-        let writes = matches!(kind, CallKind::Write { .. });
+        let writes = !matches!(kind, CallKind::ReadIndex | CallKind::Status);
         let caller = ClientCall { answer, writes, board: self.board.clone() };
         match kind {
-            CallKind::Write { codec, commands } => self.write(caller, codec, commands, timeout),
+            CallKind::Write { codec, commands } => {
+                let checked = self.check(codec, &commands);
+                self.write(caller, checked, Commands::Many(commands), timeout);
+            }
+            CallKind::WriteOnce { write, codec, command } => {
+                let checked = self.check(codec, std::slice::from_ref(&command));
+                let commands = Commands::Session(SessionRequest::Write(write), command);
+                self.write(caller, checked, commands, timeout);
+            }
+            CallKind::OpenSession => {
+                let commands = Commands::Session(SessionRequest::Open, Bytes::new());
+                self.write(caller, Ok(()), commands, timeout);
+            }
             CallKind::ReadIndex => {
                 self.board.counters.read_asked(ReadMode::Index);
                 self.read_index(caller, timeout);
@@ -60,11 +74,16 @@ impl<S: StateMachine> Reception for GroupCalls<S> {
 }
 
 impl<S: StateMachine> GroupCalls<S> {
-    fn write(&self, caller: ClientCall, codec: u16, commands: Vec<Bytes>, timeout: Duration) {
-        if let Err(error) = self.check(codec, &commands) {
+    fn write(
+        &self,
+        caller: ClientCall,
+        checked: Result<(), WriteError>,
+        commands: Commands,
+        timeout: Duration,
+    ) {
+        if let Err(error) = checked {
             return caller.fail_write(error);
         }
-        let commands = Commands::Many(commands);
         let bytes = commands.bytes();
         if bytes > self.max_command_bytes {
             let limit = self.max_command_bytes;
@@ -165,6 +184,11 @@ impl ClientCall {
         self.answer(match outcome {
             ForwardOutcome::Applied(responses) => CallOutcome::Applied(responses),
             ForwardOutcome::Overwritten => CallOutcome::Overwritten,
+            ForwardOutcome::Refused(why) => CallOutcome::Refused(why),
+            ForwardOutcome::Repeated(response) => CallOutcome::Repeated(response),
+            ForwardOutcome::Opened(session) => CallOutcome::Opened(session),
+            ForwardOutcome::SessionExpired => CallOutcome::SessionExpired,
+            ForwardOutcome::Acknowledged => CallOutcome::Acknowledged,
             _ => CallOutcome::Unknown,
         });
     }
@@ -184,8 +208,8 @@ impl ClientCall {
             }
             WriteError::Refused(why) => CallOutcome::Refused(why.to_string()),
             WriteError::Stopped => CallOutcome::Stopped,
-            // Clients have no sessions.
-            WriteError::SessionExpired | WriteError::Acknowledged => CallOutcome::Unknown,
+            WriteError::SessionExpired => CallOutcome::SessionExpired,
+            WriteError::Acknowledged => CallOutcome::Acknowledged,
             WriteError::Unknown | WriteError::Response(_) => CallOutcome::Unknown,
         };
         self.answer(outcome);

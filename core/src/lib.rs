@@ -73,7 +73,7 @@ pub use async_trait::async_trait;
 pub use backup::Backup;
 pub use callers::Once;
 #[cfg(feature = "tcp")]
-pub use client::{Client, ClientBuilder, ClientConfig, ClientStatus};
+pub use client::{Client, ClientBuilder, ClientConfig, ClientSession, ClientStatus};
 pub use config::Config;
 pub use env::{Env, TokioEnv};
 pub use error::{

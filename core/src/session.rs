@@ -36,28 +36,13 @@ pub struct Session<S: StateMachine> {
     raft: Raft<S>,
     id: u64,
     timeout: Duration,
-    numbers: Mutex<Numbers>,
-}
-
-/// Which writes are under way.
-#[derive(Debug)]
-struct Numbers {
-    next: u64,
-    open: BTreeSet<u64>,
-}
-
-impl Numbers {
-    /// Everything through here is done with: answered, or given up.
-    fn acknowledged(&self) -> u64 {
-        self.open.first().map_or(self.next, |first| *first) - 1
-    }
+    numbering: Numbering,
 }
 
 impl<S: StateMachine> Session<S> {
     pub(crate) fn new(raft: Raft<S>, id: u64) -> Self {
         let timeout = raft.config().session_ttl;
-        let numbers = Mutex::new(Numbers { next: 1, open: BTreeSet::new() });
-        Self { raft, id, timeout, numbers }
+        Self { raft, id, timeout, numbering: Numbering::new() }
     }
 
     /// The number of the session in the cluster.
@@ -70,10 +55,6 @@ impl<S: StateMachine> Session<S> {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has `command` applied once, and returns its response. Tries until it is done, for as long as
@@ -90,13 +71,11 @@ impl<S: StateMachine> Session<S> {
         let command = self.raft.encode(&command)?;
         let env = self.raft.env();
         let deadline = env.now() + self.timeout;
-        let number = Number::take(self);
+        let number = self.numbering.take();
         let mut doubtful = false;
         let (mut pause, longest) = BACKOFF;
         loop {
-            let (session, sequence) = (self.id, number.sequence);
-            let acknowledged = self.lock().acknowledged();
-            let write = SessionWrite { session, sequence, acknowledged };
+            let write = number.of_session(self.id);
             let error = match self.raft.attempt(write, command.clone()).await {
                 Ok(once) => return Ok(once.response),
                 Err(error) => error,
@@ -126,24 +105,53 @@ impl<S: StateMachine> Session<S> {
     }
 }
 
-/// The number of a write under way; free when it is over, however that comes.
-struct Number<'a, S: StateMachine> {
-    of: &'a Session<S>,
-    sequence: u64,
+/// The numbers of a session's writes.
+#[derive(Debug)]
+pub(crate) struct Numbering(Mutex<Numbers>);
+
+/// Which writes are under way.
+#[derive(Debug)]
+struct Numbers {
+    next: u64,
+    open: BTreeSet<u64>,
 }
 
-impl<'a, S: StateMachine> Number<'a, S> {
-    fn take(of: &'a Session<S>) -> Self {
-        let mut numbers = of.lock();
+impl Numbering {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Numbers { next: 1, open: BTreeSet::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next write.
+    pub(crate) fn take(&self) -> Number<'_> {
+        let mut numbers = self.lock();
         let sequence = numbers.next;
         numbers.next += 1;
         numbers.open.insert(sequence);
         drop(numbers);
-        Self { of, sequence }
+        Number { of: self, sequence }
     }
 }
 
-impl<S: StateMachine> Drop for Number<'_, S> {
+/// The number of a write under way; free when it is over, however that comes.
+pub(crate) struct Number<'a> {
+    of: &'a Numbering,
+    sequence: u64,
+}
+
+impl Number<'_> {
+    /// The write of this number, acknowledging everything that is done with: answered, or given up.
+    pub(crate) fn of_session(&self, session: u64) -> SessionWrite {
+        let numbers = self.of.lock();
+        let acknowledged = numbers.open.first().map_or(numbers.next, |first| *first) - 1;
+        SessionWrite { session, sequence: self.sequence, acknowledged }
+    }
+}
+
+impl Drop for Number<'_> {
     fn drop(&mut self) {
         self.of.lock().open.remove(&self.sequence);
     }

@@ -402,6 +402,91 @@ async fn a_write_on_a_broken_connection_is_unknown_and_a_read_is_asked_again() {
     nodes.stop().await;
 }
 
+/// The same as above in a session: all of it is done, and once.
+#[tokio::test]
+async fn what_is_cut_off_in_a_session_is_applied_once() {
+    let nodes = Nodes::start(3, config(|_| {})).await;
+    let mut patient = ClientConfig::default();
+    patient.deadline = PATIENCE;
+    let client = nodes.builder().config(patient).build();
+    let session = client.session().await.unwrap();
+    let mut command = 0;
+    for round in 0..12 {
+        let leader = nodes.leader().await;
+        let writes = (0..20).map(|_| {
+            command += 1;
+            session.write(command)
+        });
+        let writes = join_all(writes);
+        tokio::pin!(writes);
+        let results = tokio::select! { biased;
+            results = &mut writes => results,
+            () = sleep(Duration::from_millis(round)) => {
+                nodes.proxies[&leader].cut();
+                if round % 4 == 3 {
+                    drop(nodes.nodes[&leader].transfer_leadership(None, PATIENCE).await);
+                }
+                writes.await
+            }
+        };
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+    let mut ledger = nodes.ledger().await;
+    ledger.sort_unstable();
+    assert_eq!(ledger, (0..=240).collect::<Vec<_>>());
+    nodes.stop().await;
+}
+
+#[tokio::test]
+async fn a_write_of_a_session_that_is_sent_again_gets_the_first_response() {
+    let nodes = Nodes::start(3, config(|_| {})).await;
+    let leader = nodes.leader().await;
+    let client = nodes.builder().build();
+    let session = client.session().await.unwrap();
+    let once = session.write_once(1).await.unwrap();
+    assert_eq!((once.response, once.repeated), (2, false));
+    nodes.proxies[&leader].mute();
+    let before = nodes.machines[&leader].applied();
+    let break_it = async {
+        eventually("the write is done", || nodes.machines[&leader].applied() > before).await;
+        nodes.nodes[&leader].write(77).await.unwrap();
+        nodes.proxies[&leader].cut();
+    };
+    let (once, ()) = tokio::join!(session.write_once(2), break_it);
+    let once = once.unwrap();
+    assert_eq!((once.response, once.repeated), (3, true), "as it was before 77");
+    assert_eq!(session.write(3).await.unwrap(), 5);
+    assert_eq!(nodes.ledger().await, [0, 1, 2, 77, 3]);
+    nodes.stop().await;
+}
+
+/// Hazard: evicted sessions are forgotten, and their writes applied anew.
+#[tokio::test]
+async fn a_session_that_has_expired_is_told_so_and_unknown_stays_unknown() {
+    let nodes = Nodes::start(1, config(|c| c.max_sessions = 1)).await;
+    let client = nodes.builder().build();
+    let first = client.session().await.unwrap();
+    first.write(1).await.unwrap();
+    let second = client.session().await.unwrap();
+    assert_ne!(first.id(), second.id());
+    let error = first.write(2).await.unwrap_err();
+    assert!(matches!(error, WriteError::SessionExpired), "{error}");
+    second.write(3).await.unwrap();
+
+    // One that was done, could not be said to be, and whose session has gone meanwhile.
+    nodes.proxies[&1].mute();
+    let before = nodes.machines[&1].applied();
+    let break_it = async {
+        eventually("the write is done", || nodes.machines[&1].applied() > before).await;
+        nodes.nodes[&1].open_session().await.unwrap();
+        nodes.proxies[&1].cut();
+    };
+    let (written, ()) = tokio::join!(second.write(4), break_it);
+    assert!(matches!(written, Err(WriteError::Unknown)), "{written:?}");
+    assert_eq!(nodes.ledger().await, [0, 1, 3, 4]);
+    nodes.stop().await;
+}
+
 /// Its connections stay, and nothing comes over them: a partition, or a process that was stopped.
 #[tokio::test]
 async fn a_leader_that_falls_silent_is_left() {

@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::{Index, LogId, Membership, NodeId, RoleKind, Term};
 
+use crate::message::SessionWrite;
+
 /// What a client asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -33,6 +35,17 @@ pub enum CallKind {
         codec: u16,
         /// The commands.
         commands: Vec<Bytes>,
+    },
+    /// A session is to be opened.
+    OpenSession,
+    /// A write of a session. Only a leader takes it.
+    WriteOnce {
+        /// Which one, of which session.
+        write: SessionWrite,
+        /// Codec version of the command.
+        codec: u16,
+        /// The command.
+        command: Bytes,
     },
     /// An index that covers every write acknowledged before the call, confirmed by the leader.
     ReadIndex,
@@ -57,6 +70,14 @@ pub struct Called {
 pub enum CallOutcome {
     /// Applied: the encoded response of each command.
     Applied(Vec<Bytes>),
+    /// The write of a session was applied before, by another attempt: the encoded response of then.
+    Repeated(Bytes),
+    /// The session that is open now.
+    Opened(u64),
+    /// There is no such session, or no more; this attempt did nothing.
+    SessionExpired,
+    /// The session has acknowledged this write already; this attempt did nothing.
+    Acknowledged,
     /// Whoever has applied this much sees every write that was acknowledged before the call.
     ReadIndex(Index),
     /// The node, at this moment.

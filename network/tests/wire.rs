@@ -216,6 +216,13 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(codec, commands)| CallKind::Write { codec, commands }),
         Just(CallKind::ReadIndex),
         Just(CallKind::Status),
+        Just(CallKind::OpenSession),
+        (any::<(u64, u64, u64)>(), any::<u16>(), payload()).prop_map(
+            |((session, sequence, acknowledged), codec, command)| {
+                let write = SessionWrite { session, sequence, acknowledged };
+                CallKind::WriteOnce { write, codec, command }
+            }
+        ),
         (1000..u32::MAX).prop_map(CallKind::Unknown),
     ];
     (any::<u64>(), span(), kind).prop_map(|(token, timeout, kind)| Call { token, timeout, kind })
@@ -265,6 +272,10 @@ fn called() -> impl Strategy<Value = Called> {
         (n(), n()).prop_map(|(bytes, limit)| CallOutcome::TooLarge { bytes, limit }),
         ".{0,20}".prop_map(CallOutcome::Refused),
         Just(CallOutcome::Stopped),
+        payload().prop_map(CallOutcome::Repeated),
+        n().prop_map(CallOutcome::Opened),
+        Just(CallOutcome::SessionExpired),
+        Just(CallOutcome::Acknowledged),
         Just(CallOutcome::Unknown),
     ];
     (n(), outcome).prop_map(|(token, outcome)| Called { token, outcome })

@@ -3,12 +3,14 @@
 mod config;
 mod link;
 mod rules;
+mod session;
 mod task;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyerror::AnyError;
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use crate::raft::REQUEST_BYTES;
 use task::{Asked, ClientTask, Origin};
 
 pub use config::ClientConfig;
+pub use session::ClientSession;
 
 /// What a frame holds besides its commands, generously.
 const FRAME_OVERHEAD_BYTES: usize = 4096;
@@ -35,8 +38,9 @@ const FRAME_OVERHEAD_BYTES: usize = 4096;
 /// commands, responses and codec; none runs here.
 ///
 /// What is certainly not done it tries again until the deadline. A write that a node may have heard of,
-/// on a connection that broke, is answered [`WriteError::Unknown`] and never sent again. The whole
-/// table is in `docs/client.md`.
+/// on a connection that broke, is answered [`WriteError::Unknown`] and never sent again; in a
+/// [session](Client::session) it is sent again, and applied once all the same. The whole table is in
+/// `docs/client.md`.
 ///
 /// ```
 /// use quorate::{Client, Raft, testing::Counter};
@@ -180,6 +184,18 @@ impl<S: StateMachine> Client<S> {
         responses.iter().map(decode::<S>).collect()
     }
 
+    /// Opens a session: what is written in it is applied once, however often it has to be sent, so that
+    /// no write has to be answered `Unknown` while there is time. See [`ClientSession`].
+    ///
+    /// # Errors
+    /// As [`Client::write`]; a session whose opening is unknown lapses by itself.
+    pub async fn session(&self) -> Result<ClientSession<S>, WriteError> {
+        match self.shared.ask(CallKind::OpenSession).await {
+            CallOutcome::Opened(session) => Ok(ClientSession::new(self.clone(), session)),
+            outcome => Err(write_error(outcome)),
+        }
+    }
+
     async fn propose(&self, commands: Vec<Bytes>) -> Result<Vec<Bytes>, WriteError> {
         let codec = <S::Codec as Codec<S::Command>>::VERSION;
         match self.shared.ask(CallKind::Write { codec, commands }).await {
@@ -215,10 +231,15 @@ impl<S: StateMachine> Client<S> {
 impl Shared {
     /// Has the task make a call, and waits for what becomes of it.
     async fn ask(&self, kind: CallKind) -> CallOutcome {
+        self.ask_within(self.config.deadline, kind).await
+    }
+
+    async fn ask_within(&self, patience: Duration, kind: CallKind) -> CallOutcome {
         let (bytes, count) = match &kind {
             CallKind::Write { commands, .. } => {
                 (commands.iter().map(Bytes::len).sum::<usize>(), commands.len())
             }
+            CallKind::WriteOnce { command, .. } => (command.len(), 1),
             _ => (0, 0),
         };
         let cost = bytes + REQUEST_BYTES * (count + 1);
@@ -231,7 +252,7 @@ impl Shared {
             self.in_flight_bytes.fetch_sub(cost, Ordering::Relaxed);
             return CallOutcome::Overloaded;
         }
-        let deadline = self.env.now() + self.config.deadline;
+        let deadline = self.env.now() + patience;
         let (reply, answer) = oneshot::channel();
         if self.asked.send(Asked { kind, cost, deadline, reply }).is_err() {
             return CallOutcome::Stopped;
@@ -261,6 +282,8 @@ fn write_error(outcome: CallOutcome) -> WriteError {
         }
         CallOutcome::Refused(why) => WriteError::Refused(AnyError::error(why)),
         CallOutcome::Stopped => WriteError::Stopped,
+        CallOutcome::SessionExpired => WriteError::SessionExpired,
+        CallOutcome::Acknowledged => WriteError::Acknowledged,
         // An answer that fits no write says nothing about it.
         _ => WriteError::Unknown,
     }

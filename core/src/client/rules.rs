@@ -32,9 +32,19 @@ pub(super) fn judge(kind: &CallKind, outcome: CallOutcome) -> Verdict {
 }
 
 /// Whether a call that a node may have heard of may be sent again: only if doing it twice changes
-/// nothing.
+/// nothing. A write of a session is applied once however often it comes, and a session that nobody
+/// knows of lapses by itself.
 pub(super) fn may_be_sent_twice(kind: &CallKind) -> bool {
-    matches!(kind, CallKind::ReadIndex | CallKind::Status)
+    match kind {
+        CallKind::ReadIndex | CallKind::Status => true,
+        CallKind::WriteOnce { .. } | CallKind::OpenSession => true,
+        _ => false,
+    }
+}
+
+/// Whether it matters if a call that a node may have heard of was done.
+pub(super) fn leaves_doubt(kind: &CallKind) -> bool {
+    matches!(kind, CallKind::Write { .. } | CallKind::WriteOnce { .. })
 }
 
 /// Where nodes are found: the addresses that the client was given, for ever, and those of the members,
@@ -101,6 +111,7 @@ impl Addresses {
 mod tests {
     use bytes::Bytes;
     use quorate_engine::{Membership, RoleKind};
+    use quorate_network::SessionWrite;
 
     use super::*;
 
@@ -113,7 +124,10 @@ mod tests {
     fn what_is_sent_again_and_what_is_not() {
         let not_leader =
             |address: &str| CallOutcome::NotLeader { leader: Some(2), address: address.to_owned() };
-        for kind in [write(), CallKind::ReadIndex, CallKind::Status] {
+        let once = SessionWrite { session: 1, sequence: 1, acknowledged: 0 };
+        let once = CallKind::WriteOnce { write: once, codec: 1, command: Bytes::new() };
+        let harmless = [CallKind::ReadIndex, CallKind::Status, CallKind::OpenSession, once];
+        for kind in harmless.clone().into_iter().chain([write()]) {
             let judge = |outcome| judge(&kind, outcome);
             assert_eq!(judge(not_leader("two:2")), Verdict::Elsewhere(Some("two:2".into())));
             assert_eq!(judge(not_leader("")), Verdict::Elsewhere(None));
@@ -128,8 +142,9 @@ mod tests {
         }
         // What may have been done is done again only if that is harmless.
         assert_eq!(judge(&write(), CallOutcome::Unknown), Verdict::Done(CallOutcome::Unknown));
-        assert_eq!(judge(&CallKind::ReadIndex, CallOutcome::Unknown), Verdict::Later);
-        assert_eq!(judge(&CallKind::Status, CallOutcome::Unknown), Verdict::Later);
+        for kind in harmless {
+            assert_eq!(judge(&kind, CallOutcome::Unknown), Verdict::Later);
+        }
     }
 
     fn status(index: u64, members: &[(u64, &str)]) -> NodeStatus {

@@ -26,7 +26,7 @@ use quorate_network::{Call, CallKind, CallOutcome, Called};
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Heard, LinkTask};
-use super::rules::{Addresses, Verdict, judge, may_be_sent_twice};
+use super::rules::{Addresses, Verdict, judge, leaves_doubt, may_be_sent_twice};
 use crate::env::Env;
 
 /// What one turn takes from each queue at most.
@@ -85,6 +85,8 @@ struct Waiting {
     backoff: Backoff,
     /// A node had no room for it last time it was asked.
     overloaded: bool,
+    /// A node may have done it, in an attempt of which nobody knows what became.
+    doubtful: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,8 +204,8 @@ impl ClientTask {
         let token = self.last_token;
         let Asked { kind, cost, deadline, reply } = asked;
         let backoff = Backoff::new(self.options.seed ^ token);
-        let (state, overloaded) = (State::Ready, false);
-        let waiting = Waiting { kind, cost, deadline, reply, state, backoff, overloaded };
+        let (state, overloaded, doubtful) = (State::Ready, false, false);
+        let waiting = Waiting { kind, cost, deadline, reply, state, backoff, overloaded, doubtful };
         self.calls.insert(token, waiting);
         self.ready.insert(token);
         self.deadlines.insert((deadline, token));
@@ -221,9 +223,9 @@ impl ClientTask {
 
     fn expire(&mut self, now: Instant, token: u64) {
         let waiting = &self.calls[&token];
-        let (state, twice) = (waiting.state, may_be_sent_twice(&waiting.kind));
+        let (state, matters) = (waiting.state, leaves_doubt(&waiting.kind));
         let outcome = match state {
-            State::Sent { .. } if !twice => CallOutcome::Unknown,
+            State::Sent { .. } if matters => CallOutcome::Unknown,
             _ if waiting.overloaded => CallOutcome::Overloaded,
             _ => CallOutcome::Timeout,
         };
@@ -239,6 +241,10 @@ impl ClientTask {
 
     /// The call is over.
     fn finish(&mut self, token: u64, outcome: CallOutcome) {
+        let done = matches!(outcome, CallOutcome::Applied(_) | CallOutcome::Repeated(_));
+        // What the last attempt has come to says nothing about the one before.
+        let doubtful = self.calls[&token].doubtful && !done;
+        let outcome = if doubtful { CallOutcome::Unknown } else { outcome };
         self.put(token, State::Ready);
         self.ready.remove(&token);
         let waiting = self.calls.remove(&token).expect("it was put there a line ago");
@@ -322,7 +328,11 @@ impl ClientTask {
             self.pause(now);
         }
         for token in link.sent {
-            if unsent.contains(&token) || may_be_sent_twice(&self.calls[&token].kind) {
+            let waiting = self.calls.get_mut(&token).expect("what was sent and not answered waits");
+            if unsent.contains(&token) {
+                self.put(token, State::Ready);
+            } else if may_be_sent_twice(&waiting.kind) {
+                waiting.doubtful = leaves_doubt(&waiting.kind);
                 self.put(token, State::Ready);
             } else {
                 // The node may have heard of it, and may have done it.
@@ -343,8 +353,9 @@ impl ClientTask {
             return;
         }
         let waiting = self.calls.get_mut(&token).expect("what was sent and not answered waits");
+        waiting.overloaded = outcome == CallOutcome::Overloaded;
+        waiting.doubtful |= outcome == CallOutcome::Unknown && leaves_doubt(&waiting.kind);
         let verdict = judge(&waiting.kind, outcome);
-        waiting.overloaded = verdict == Verdict::Later;
         match verdict {
             Verdict::Done(outcome) => {
                 self.backoff.reset();

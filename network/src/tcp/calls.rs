@@ -236,6 +236,7 @@ impl Desk {
 fn weight(called: &Called) -> usize {
     let payload: usize = match &called.outcome {
         CallOutcome::Applied(responses) => responses.iter().map(|r| r.len() + 32).sum(),
+        CallOutcome::Repeated(response) => response.len(),
         CallOutcome::Refused(reason) => reason.len(),
         _ => 0,
     };

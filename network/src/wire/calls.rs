@@ -6,6 +6,7 @@ use quorate_engine::{Membership, RoleKind};
 use super::header::{Position, duration, log_id, nanos, position};
 use super::{Payloads, WireError, length};
 use crate::call::{Call, CallKind, CallOutcome, Called, NodeStatus};
+use crate::message::SessionWrite;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WireCall {
@@ -13,7 +14,7 @@ pub(super) struct WireCall {
     token: u64,
     #[prost(uint64, tag = "2")]
     timeout_nanos: u64,
-    /// 1 write, 2 read index, 3 status.
+    /// 1 write, 2 read index, 3 status, 4 open a session, 5 write of a session.
     #[prost(uint32, tag = "3")]
     kind: u32,
     #[prost(uint32, tag = "4")]
@@ -21,6 +22,12 @@ pub(super) struct WireCall {
     /// How many commands stand among the payloads.
     #[prost(uint32, tag = "5")]
     commands: u32,
+    #[prost(uint64, tag = "6")]
+    session: u64,
+    #[prost(uint64, tag = "7")]
+    sequence: u64,
+    #[prost(uint64, tag = "8")]
+    acknowledged: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -28,7 +35,8 @@ pub(super) struct WireCalled {
     #[prost(uint64, tag = "1")]
     token: u64,
     /// 1 applied, 2 read index, 3 status, 4 not the leader, 5 overloaded, 6 timeout, 7 overwritten,
-    /// 8 too large, 9 refused, 10 stopped, 11 unknown.
+    /// 8 too large, 9 refused, 10 stopped, 11 unknown, 12 repeated, with the response as the one
+    /// payload, 13 opened, 14 session expired, 15 acknowledged.
     #[prost(uint32, tag = "2")]
     outcome: u32,
     /// How many responses stand among the payloads.
@@ -48,6 +56,8 @@ pub(super) struct WireCalled {
     limit: u64,
     #[prost(message, optional, tag = "9")]
     status: Option<WireStatus>,
+    #[prost(uint64, tag = "10")]
+    session: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -84,6 +94,12 @@ pub(super) fn of_call(call: &Call) -> WireCall {
         }
         CallKind::ReadIndex => wire.kind = 2,
         CallKind::Status => wire.kind = 3,
+        CallKind::OpenSession => wire.kind = 4,
+        CallKind::WriteOnce { write, codec, .. } => {
+            (wire.kind, wire.codec) = (5, (*codec).into());
+            (wire.session, wire.sequence) = (write.session, write.sequence);
+            wire.acknowledged = write.acknowledged;
+        }
         CallKind::Unknown(kind) => wire.kind = *kind,
     }
     wire
@@ -91,13 +107,21 @@ pub(super) fn of_call(call: &Call) -> WireCall {
 
 pub(super) fn into_call(wire: WireCall, payloads: &mut Payloads) -> Result<Call, WireError> {
     let kind = match wire.kind {
-        1 => CallKind::Write {
-            codec: u16::try_from(wire.codec)
-                .map_err(|_| WireError::Malformed("a codec version over 65535"))?,
-            commands: payloads.sized(wire.commands)?,
-        },
+        1 => {
+            CallKind::Write { codec: codec(wire.codec)?, commands: payloads.sized(wire.commands)? }
+        }
         2 => CallKind::ReadIndex,
         3 => CallKind::Status,
+        4 => CallKind::OpenSession,
+        5 => CallKind::WriteOnce {
+            write: SessionWrite {
+                session: wire.session,
+                sequence: wire.sequence,
+                acknowledged: wire.acknowledged,
+            },
+            codec: codec(wire.codec)?,
+            command: one(payloads)?,
+        },
         kind => {
             // Whatever payloads it has mean nothing here; it is answered all the same.
             payloads.0.clear();
@@ -133,6 +157,10 @@ pub(super) fn of_called(called: &Called) -> WireCalled {
         }
         CallOutcome::Stopped => wire.outcome = 10,
         CallOutcome::Unknown => wire.outcome = 11,
+        CallOutcome::Repeated(_) => wire.outcome = 12,
+        CallOutcome::Opened(session) => (wire.outcome, wire.session) = (13, *session),
+        CallOutcome::SessionExpired => wire.outcome = 14,
+        CallOutcome::Acknowledged => wire.outcome = 15,
     }
     wire
 }
@@ -153,6 +181,10 @@ pub(super) fn into_called(wire: WireCalled, payloads: &mut Payloads) -> Result<C
         9 => CallOutcome::Refused(wire.text),
         10 => CallOutcome::Stopped,
         11 => CallOutcome::Unknown,
+        12 => CallOutcome::Repeated(one(payloads)?),
+        13 => CallOutcome::Opened(wire.session),
+        14 => CallOutcome::SessionExpired,
+        15 => CallOutcome::Acknowledged,
         _ => {
             // Nothing is known of an outcome of a newer release but that the call may have been
             // done, and that is what this says.
@@ -211,6 +243,15 @@ fn into_status(wire: WireStatus) -> Result<NodeStatus, WireError> {
     })
 }
 
+fn codec(version: u32) -> Result<u16, WireError> {
+    u16::try_from(version).map_err(|_| WireError::Malformed("a codec version over 65535"))
+}
+
+/// The only payload.
+fn one(payloads: &mut Payloads) -> Result<Bytes, WireError> {
+    Ok(payloads.sized(1)?.pop().expect("one was asked for"))
+}
+
 fn somebody(id: u64) -> Option<u64> {
     (id != 0).then_some(id)
 }
@@ -220,6 +261,7 @@ impl CallKind {
     pub(super) fn commands(&self) -> &[Bytes] {
         match self {
             CallKind::Write { commands, .. } => commands,
+            CallKind::WriteOnce { command, .. } => std::slice::from_ref(command),
             _ => &[],
         }
     }
@@ -230,6 +272,7 @@ impl CallOutcome {
     pub(super) fn responses(&self) -> &[Bytes] {
         match self {
             CallOutcome::Applied(responses) => responses,
+            CallOutcome::Repeated(response) => std::slice::from_ref(response),
             _ => &[],
         }
     }
