@@ -1,6 +1,6 @@
 //! What a client may do with a call that did not go well, and where it looks for nodes.
 
-use quorate_engine::LogId;
+use quorate_engine::{LogId, planted};
 use quorate_network::{CallKind, CallOutcome, NodeStatus};
 
 /// What an answer means for its call.
@@ -38,7 +38,7 @@ pub(super) fn may_be_sent_twice(kind: &CallKind) -> bool {
     match kind {
         CallKind::ReadIndex | CallKind::Status => true,
         CallKind::WriteOnce { .. } | CallKind::OpenSession => true,
-        _ => false,
+        _ => planted::on("client-retries-unknown"),
     }
 }
 

@@ -34,11 +34,13 @@ pub(crate) enum Level {
     Snapshots,
     /// Real nodes in a world of their own.
     Nodes,
+    /// A real client, over a real connection.
+    Clients,
 }
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 7] = [
+    pub(crate) const ALL: [Level; 8] = [
         Level::Engines,
         Level::LostDisk,
         Level::Changing,
@@ -46,6 +48,7 @@ impl Level {
         Level::Log,
         Level::Snapshots,
         Level::Nodes,
+        Level::Clients,
     ];
 }
 
@@ -112,7 +115,7 @@ const fn snapshot(
 }
 
 /// Between what clients were told and what was applied.
-const ONCE: &str = "every write at most once";
+pub(crate) const ONCE: &str = "every write at most once";
 const EVERYWHERE: &str = "everything is on every node";
 const LINEARIZABLE: &str = "linearizability";
 /// The node asserts what it answers with.
@@ -160,7 +163,7 @@ const fn lost_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 82] = [
+pub(crate) static BUGS: [Bug; 83] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -589,6 +592,13 @@ pub(crate) static BUGS: [Bug; 82] = [
         600,
         &[ONCE, MACHINES, EVERYWHERE],
     ),
+    Bug {
+        name: "client-retries-unknown",
+        hazard: "a client sends a write again that a node may have heard of: it applies twice",
+        level: Level::Clients,
+        within: 3,
+        breaks: &[ONCE],
+    },
     lease(
         "lease-counted-from-the-answer",
         "lease counted from the answer's time, or from the wall clock",

@@ -5,6 +5,7 @@
 //! nothing to do with it. Without any bug the same seeds have to pass.
 
 mod bugs;
+mod clients;
 mod engines;
 mod nodes;
 mod snapshots;
@@ -50,6 +51,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
         Level::Log => wal::run(seed),
         Level::Snapshots => snapshots::run(seed),
         Level::Nodes => nodes::run(seed),
+        Level::Clients => clients::run(seed),
     }
 }
 
