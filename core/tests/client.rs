@@ -284,7 +284,9 @@ async fn calls_are_pipelined_in_the_order_of_the_caller() {
 #[tokio::test]
 async fn a_transfer_fails_no_write() {
     let nodes = Nodes::start(3, config(|_| {})).await;
-    let client = nodes.builder().build();
+    let mut patient = ClientConfig::default();
+    patient.deadline = PATIENCE;
+    let client = nodes.builder().config(patient).build();
     let writing = tokio::spawn({
         let client = client.clone();
         async move {

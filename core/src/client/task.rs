@@ -66,7 +66,7 @@ pub(super) struct ClientTask {
     route: Route,
     addresses: Addresses,
     backoff: Backoff,
-    /// Whether a hint was followed without a pause since a call was answered.
+    /// Whether a hint was followed without a pause since the last pause, or since a call was answered.
     redirected: bool,
     /// Nodes that have refused this client, one after the other.
     refusals: usize,
@@ -375,7 +375,7 @@ impl ClientTask {
     }
 
     /// Sends nothing more to the node of a connection, and goes to where the leader is said to be, or
-    /// to the next node. Only the first of those that go wrong in a row is free of a pause.
+    /// to the next node. Of hints in a row that lead nowhere every second is followed after a pause.
     fn leave(&mut self, now: Instant, id: u64, hint: Option<String>) {
         if self.route != Route::Open(id) {
             return;
@@ -394,6 +394,7 @@ impl ClientTask {
     }
 
     fn pause(&mut self, now: Instant) {
+        self.redirected = false;
         self.route = Route::Closed(now + self.backoff.next(&self.options));
     }
 
