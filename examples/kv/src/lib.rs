@@ -13,6 +13,7 @@ pub mod load;
 pub mod node;
 pub mod pairs;
 pub mod process;
+pub mod readings;
 pub mod server;
 pub mod session;
 pub mod store;

@@ -77,7 +77,7 @@ fn key(text: &str) -> Result<String, String> {
 }
 
 /// The answer is no: said by the exit code, and on stderr unless a program reads.
-fn no(json: bool, text: String) -> Exit {
+pub(super) fn no(json: bool, text: String) -> Exit {
     Exit::failed(if json { String::new() } else { text })
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod recover;
 mod report;
 mod serve;
+mod top;
 mod units;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Command {
     Load(commands::Load),
     /// Show what every server says of itself
     Status(commands::Status),
+    /// Watch the servers: roles, lag, writes per second, how long they take
+    Top(top::Top),
     /// Change who is a member and who leads; snapshots
     #[command(subcommand)]
     Admin(admin::Admin),
@@ -87,6 +90,7 @@ pub(crate) fn main() -> ExitCode {
             Some(Command::Cas(args)) => commands::cas(args).await,
             Some(Command::Load(args)) => commands::load(args).await,
             Some(Command::Status(args)) => commands::status(args).await,
+            Some(Command::Top(args)) => top::run(args).await,
             Some(Command::Admin(command)) => admin::run(command).await,
         }
     });
