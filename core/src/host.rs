@@ -14,6 +14,7 @@ use quorate_network::{
     Peer, RaftNetwork, Refusal, SharedNetwork,
 };
 use quorate_storage::{MemoryStorage, RaftStorage, StateMachine};
+use tracing::Instrument as _;
 
 use crate::backup::Restore;
 use crate::calls::Reception;
@@ -303,7 +304,8 @@ impl Host {
     /// down one by one before, with [`Raft::shutdown`].
     pub async fn shutdown(&self) {
         let storage = std::mem::replace(&mut *self.inner.storage(), Storage::PerGroup);
-        close_storage(storage, &*self.inner.env).await;
+        let span = tracing::info_span!("host", node = self.inner.id);
+        close_storage(storage, &*self.inner.env).instrument(span).await;
         #[cfg(feature = "tcp")]
         if let Some(transport) = &self.inner.transport {
             transport.shutdown().await;

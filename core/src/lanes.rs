@@ -5,16 +5,18 @@
 //! node never waits for them: it tries to send into a queue, and what does not fit is lost, as the
 //! network may lose anything.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quorate_engine::message::AppendEntries;
-use quorate_engine::{GroupId, Index, NodeId, Replicate, Stream, StreamLimits};
+use quorate_engine::{GroupId, Index, NodeId, Replicate, Stream, StreamLimits, Term};
 use quorate_network::{Envelope, Lane, Message, NetworkError, Peer, SharedNetwork};
 use quorate_storage::{LogReadError, LogReader};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::control::{Control, ControlSender};
 use crate::env::Env;
@@ -41,9 +43,26 @@ pub(crate) struct Wires {
     pub(crate) log: Arc<dyn LogReader>,
     pub(crate) limits: StreamLimits,
     pub(crate) counters: Arc<Counters>,
+    /// The term of the node, for what its other tasks log.
+    pub(crate) term: AtomicU64,
 }
 
 impl Wires {
+    pub(crate) fn term(&self) -> Term {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// A task that talks to `peer`, in a span that says so.
+    pub(crate) fn task(
+        &self,
+        peer: NodeId,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let span =
+            tracing::info_span!(parent: None, "peer", node = self.id, group = self.group, peer);
+        self.env.spawn(Box::pin(task.instrument(span)))
+    }
+
     pub(crate) fn envelope(&self, to: NodeId, message: Message) -> Envelope {
         Envelope {
             cluster: self.cluster.load(Ordering::Acquire),
@@ -90,12 +109,12 @@ impl PeerLanes {
         let (control, control_in) = mpsc::channel(LANE_CAPACITY);
         let (clients, clients_in) = mpsc::channel(LANE_CAPACITY);
         let slot = Arc::new(Slot::default());
-        let address = peer.address.clone();
-        let spawn = |task| wires.env.spawn(task);
+        let (id, address) = (peer.id, peer.address.clone());
+        let lane = |lane, queue| wires.task(id, run_lane(wires.clone(), peer.clone(), lane, queue));
         let tasks = vec![
-            spawn(Box::pin(run_lane(wires.clone(), peer.clone(), Lane::Control, control_in))),
-            spawn(Box::pin(run_lane(wires.clone(), peer.clone(), Lane::Clients, clients_in))),
-            spawn(Box::pin(run_stream(wires.clone(), peer, slot.clone()))),
+            lane(Lane::Control, control_in),
+            lane(Lane::Clients, clients_in),
+            wires.task(id, run_stream(wires.clone(), peer.clone(), slot.clone())),
         ];
         Self { address, control, clients, slot, counters: wires.counters.clone(), tasks }
     }
@@ -155,7 +174,7 @@ async fn run_lane(wires: Arc<Wires>, peer: Peer, lane: Lane, mut queue: mpsc::Re
     while queue.recv_many(&mut messages, 64).await > 0 {
         let envelopes = messages.drain(..).map(|m| wires.envelope(peer.id, m)).collect();
         if let Err(error) = wires.send(&peer, lane, envelopes).await {
-            tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, ?lane, %error);
+            tracing::debug!(term = wires.term(), ?lane, %error, "messages lost");
             wires.refused(&error);
             if lane == Lane::Clients {
                 wires.control.send(Control::ClientsLost { peer: peer.id });
@@ -216,7 +235,7 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
         let message = Message::Raft(quorate_engine::Message::AppendEntries(append));
         let envelopes = vec![wires.envelope(peer.id, message)];
         if let Err(error) = wires.send(&peer, Lane::Entries, envelopes).await {
-            tracing::debug!(node = wires.id, group = wires.group, peer = peer.id, %error, "append lost");
+            tracing::debug!(term = wires.term(), %error, "append lost");
             wires.refused(&error);
             wires.control.send(Control::Lost { to: peer.id, session });
             wires.env.sleep(PAUSE).await;
@@ -246,7 +265,7 @@ async fn next(wires: &Wires, to: NodeId, stream: &mut Stream) -> Next {
             Next::Wait
         }
         Err(error) => {
-            tracing::debug!(node = wires.id, group = wires.group, %error, "stream has no entries");
+            tracing::debug!(term = wires.term(), %error, "stream has no entries");
             Next::Wait
         }
     }

@@ -115,6 +115,56 @@ pub enum Event {
         /// The committed configuration that does not name it.
         at: LogId,
     },
+    /// A change of voters has begun, as far as this node knows: a joint configuration is in force.
+    ChangeBegun {
+        /// The entry of that configuration.
+        at: LogId,
+    },
+    /// It is over: the configuration in force is not joint.
+    ChangeFinished {
+        /// The entry of that configuration.
+        at: LogId,
+    },
+    /// A transfer of the leadership came to nothing; this node leads on.
+    TransferEnded {
+        /// Who was to lead.
+        to: NodeId,
+    },
+    /// This node, leading, has heard nothing of a member for longer than an election timeout.
+    PeerSilent {
+        /// The member.
+        peer: NodeId,
+    },
+    /// A silent member was heard again, by this leader.
+    PeerReturned {
+        /// The member.
+        peer: NodeId,
+    },
+    /// A snapshot of the state here is durable, and the log may be compacted by it.
+    SnapshotBuilt {
+        /// Its last entry.
+        last: LogId,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Building a snapshot failed; it is tried again.
+    SnapshotFailed {
+        /// Why.
+        why: String,
+    },
+    /// A snapshot of the leader is durable here; the state machine is to go on with it.
+    SnapshotReceived {
+        /// Who sent it.
+        from: NodeId,
+        /// Its last entry.
+        last: LogId,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Writes of callers at this node are being turned away, as too many wait.
+    Overloaded,
+    /// None was for an election timeout.
+    OverloadEnded,
     /// It stopped; the cause if it had to. The last event.
     Stopped {
         /// Why, if not by request.

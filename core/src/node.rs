@@ -18,6 +18,7 @@ use quorate_network::{Envelope, Message, Peer};
 use quorate_storage::{Identity, LogOp, RaftStorage, WriteBatch, WriteDone};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::apply::ApplyInbox;
 use crate::callers::{Application, Token};
@@ -143,6 +144,7 @@ impl Node {
         let mut armed: Option<Instant> = None;
         if let Some((id, membership)) = self.engine.log().configurations().last() {
             let (id, membership) = (*id, membership.clone());
+            let _in_span = self.span().entered();
             self.on_configured(id, Some(membership));
         }
         self.publish();
@@ -178,7 +180,8 @@ impl Node {
             let now = env.now();
             self.turn(now, &mut controls, &mut requests);
         }
-        self.stop(requests).await;
+        let span = self.span();
+        self.stop(requests).instrument(span).await;
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -197,15 +200,18 @@ impl Node {
     fn turn(&mut self, now: Instant, controls: &mut Vec<Control>, requests: &mut Vec<Request>) {
         let applied = self.board.applied();
         if applied > self.engine.log().applied() {
+            let _in_span = self.span().entered();
             self.step(now, Input::Applied { through: applied });
         }
         for control in controls.drain(..) {
+            let _in_span = self.span().entered();
             self.on_control(now, control);
             if self.books.fatal.is_some() {
                 // An error fences the node: whatever else waits, it does and says nothing more.
                 return;
             }
         }
+        let _in_span = self.span().entered();
         self.on_requests(now, requests);
         if self.engine.deadline().is_some_and(|at| at <= now) {
             self.report_sent(now);
@@ -429,10 +435,12 @@ impl Node {
 
     pub(crate) fn step(&mut self, now: Instant, input: Input) {
         let mut out = std::mem::take(&mut self.books.out);
-        tracing::trace!(node = self.identity.node, group = self.wires.group, %input);
+        tracing::trace!(%input);
+        let before = self.engine.term();
         self.engine.step(now, input, &mut out);
+        let _of_new_term = (self.engine.term() != before).then(|| self.span().entered());
         for output in out.drain() {
-            tracing::trace!(node = self.identity.node, group = self.wires.group, %output);
+            tracing::trace!(%output);
             self.execute(now, output);
         }
         self.books.out = out;
@@ -526,8 +534,7 @@ impl Node {
             }
             Output::Configured { id, membership } => self.on_configured(id, membership),
             Output::Changed { role, term, leader } => {
-                let (node, group) = (self.identity.node, self.wires.group);
-                tracing::info!(node, group, term, %role, ?leader, "role");
+                tracing::info!(%role, ?leader, "role");
                 self.note_change(role, term, leader);
                 if role == RoleKind::Leader {
                     self.pending.begin_term();
@@ -541,7 +548,8 @@ impl Node {
                     self.place(now, parked);
                 }
             }
-            Output::TransferEnded { .. } => {
+            Output::TransferEnded { to } => {
+                self.board.event(&Event::TransferEnded { to });
                 self.orders.on_transfer_ended();
                 self.books.stopping |= self.books.stop_at.is_some();
                 let parked = std::mem::take(&mut self.books.parked);
@@ -555,9 +563,7 @@ impl Node {
                 self.join_cluster();
             }
             Output::Removed { at } => {
-                let (node, group, term) =
-                    (self.identity.node, self.wires.group, self.engine.term());
-                tracing::info!(node, group, term, %at, "removed from the cluster");
+                tracing::info!(%at, "removed from the cluster");
                 self.board.event(&Event::Removed { at });
             }
             Output::Noticed { peer, what } => self.notice(peer, &what.to_string()),
@@ -586,9 +592,9 @@ impl Node {
 
     fn on_configured(&mut self, id: LogId, membership: Option<Membership>) {
         let membership = membership.map(Arc::new);
-        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
+        let group = self.wires.group;
         if let Some(membership) = &membership {
-            tracing::info!(node, group, term, at = %id, %membership, "membership");
+            tracing::info!(at = %id, %membership, "membership");
             for (peer, member) in membership.members() {
                 let moved = |lanes: &PeerLanes| lanes.address != member.address;
                 if self.books.peers.get(peer).is_some_and(moved) {
@@ -604,9 +610,8 @@ impl Node {
 
     /// Warns once of each thing that is wrong with a peer.
     pub(crate) fn notice(&mut self, peer: NodeId, what: &str) {
-        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
         if self.books.noticed.len() < 1024 && self.books.noticed.insert((peer, what.to_owned())) {
-            tracing::warn!(node, group, term, peer, "peer {what}");
+            tracing::warn!(peer, "peer {what}");
         }
     }
 
@@ -685,8 +690,7 @@ impl Node {
     /// Stops the group on this node, for a cause that stays in the metrics.
     pub(crate) fn fail(&mut self, cause: String) {
         if self.books.fatal.is_none() {
-            let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
-            tracing::error!(node, group, term, cause, "stopped");
+            tracing::error!(cause, "stopped");
             self.books.fatal = Some(cause);
         }
         self.books.stopping = true;

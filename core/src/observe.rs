@@ -1,9 +1,12 @@
 //! What a node task notes of its own work: elections, and how far each batch of writes has come.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
 
-use quorate_engine::{Index, Instant, NodeId, RoleKind, Term};
+use quorate_engine::{Index, Instant, LogId, NodeId, RoleKind, Term};
+use tracing::Span;
 
+use crate::metrics::Event;
 use crate::node::Node;
 use crate::stats::Counters;
 
@@ -34,6 +37,16 @@ pub(crate) struct Progressing {
     stood: Term,
     /// The last leadership it came to know.
     led: Option<(Term, NodeId)>,
+    /// Members that this leader has not heard for long.
+    silent: BTreeSet<NodeId>,
+    /// Whether a change of voters was under way when last looked at.
+    changing: bool,
+    /// How many writes had been turned away when last looked at, and when that had grown, while
+    /// that is not long ago.
+    overloaded: u64,
+    overloaded_at: Option<Instant>,
+    /// What is logged is logged in it: node, group, and the term that it was made for.
+    span: Option<(Term, Span)>,
 }
 
 impl Progressing {
@@ -82,6 +95,21 @@ impl Progressing {
 }
 
 impl Node {
+    /// The span of what this node logs: of the term at hand, another for each, since what a span has
+    /// recorded stays with it.
+    pub(crate) fn span(&mut self) -> Span {
+        let (term, node, group) = (self.engine.term(), self.identity.node, self.wires.group);
+        match &self.books.progressing.span {
+            Some((of, span)) if *of == term => span.clone(),
+            _ => {
+                self.wires.term.store(term, Ordering::Relaxed);
+                let span = tracing::info_span!(parent: None, "node", node, group, term);
+                self.books.progressing.span = Some((term, span.clone()));
+                span
+            }
+        }
+    }
+
     /// Role, term or leader changed.
     pub(crate) fn note_change(&mut self, role: RoleKind, term: Term, leader: Option<NodeId>) {
         let (counters, progressing) = (&self.wires.counters, &mut self.books.progressing);
@@ -99,6 +127,8 @@ impl Node {
         }
         // What becomes of what this node has proposed is not its own doing any more.
         progressing.proposed.clear();
+        // Another leader knows who is silent.
+        progressing.silent.clear();
         (progressing.durable, progressing.committed) = (0, 0);
         self.board.forget_proposed();
     }
@@ -119,10 +149,39 @@ impl Node {
         self.wires.counters.read_index.record_time(now.since(asked_at), readers as u64);
     }
 
-    /// How far what was proposed has come by the end of a turn.
+    /// How far what was proposed has come by the end of a turn, and what else is worth telling.
     pub(crate) fn note_progress(&mut self, now: Instant) {
         let log = self.engine.log();
         let (persisted, committed) = (log.persisted(), log.committed());
-        self.books.progressing.advance(now, persisted, committed, &self.wires.counters);
+        let (counters, progressing) = (&self.wires.counters, &mut self.books.progressing);
+        progressing.advance(now, persisted, committed, counters);
+
+        let changing = self.engine.is_changing();
+        if changing != progressing.changing {
+            progressing.changing = changing;
+            let at = self.engine.configuration().map_or(LogId::ZERO, |(at, _)| at);
+            let begun = Event::ChangeBegun { at };
+            self.board.event(&if changing { begun } else { Event::ChangeFinished { at } });
+        }
+
+        let long = self.config.election_timeout_max;
+        for follower in self.engine.followers() {
+            let (peer, silent) = (follower.id, now.since(follower.heard_at) > long);
+            if silent && progressing.silent.insert(peer) {
+                self.board.event(&Event::PeerSilent { peer });
+            } else if !silent && progressing.silent.remove(&peer) {
+                self.board.event(&Event::PeerReturned { peer });
+            }
+        }
+
+        let overloaded = counters.overloaded();
+        if overloaded > progressing.overloaded {
+            progressing.overloaded = overloaded;
+            if progressing.overloaded_at.replace(now).is_none() {
+                self.board.event(&Event::Overloaded);
+            }
+        } else if progressing.overloaded_at.take_if(|at| now.since(*at) >= long).is_some() {
+            self.board.event(&Event::OverloadEnded);
+        }
     }
 }

@@ -406,7 +406,8 @@ impl<S: StateMachine> Raft<S> {
         Wait { board: self.shared.board.clone(), timeout }
     }
 
-    /// Changes of role, leader and membership from now on.
+    /// What happens to the node from now on: changes of role, leader and membership, snapshots, silent
+    /// members, overload.
     pub fn events(&self) -> Events {
         self.shared.board.events()
     }

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::control::Control;
 use crate::env::blocking;
 use crate::error::SnapshotError;
+use crate::metrics::Event;
 use crate::node::Node;
 use crate::transfer::{Pace, Receiving, Sending};
 
@@ -219,14 +220,14 @@ impl Node {
     }
 
     pub(crate) fn on_snapshot_built(&mut self, now: Instant, built: Result<SnapshotInfo, String>) {
-        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
         let snapshots = &mut self.snapshots;
         snapshots.building = false;
         let info = match built {
             Ok(info) => info,
             Err(why) => {
-                tracing::warn!(node, group, term, "building a snapshot failed: {why}");
+                tracing::warn!("building a snapshot failed: {why}");
                 self.wires.counters.snapshots_failed.increment();
+                self.board.event(&Event::SnapshotFailed { why: why.clone() });
                 snapshots.not_before = now + RETRY_BUILD;
                 for (_, caller) in snapshots.callers.drain(..) {
                     let why = anyerror::AnyError::error(&why);
@@ -236,9 +237,10 @@ impl Node {
             }
         };
         let last = info.meta.last;
-        tracing::info!(node, group, term, %last, bytes = info.bytes, "snapshot");
+        tracing::info!(%last, bytes = info.bytes, "snapshot");
         self.wires.counters.snapshots_built.increment();
         self.wires.counters.snapshot_built_bytes.add(info.bytes);
+        self.board.event(&Event::SnapshotBuilt { last, bytes: info.bytes });
         for (at, caller) in std::mem::take(&mut snapshots.callers) {
             if at <= last.index {
                 drop(caller.send(Ok(info.clone())));
@@ -294,8 +296,8 @@ impl Node {
                 Ok::<(), StorageError>(())
             };
             if let Some(Err(error)) = blocking(&*wires.env, delete).await {
-                let (node, group) = (wires.id, wires.group);
-                tracing::warn!(node, group, %error, "an old snapshot was not deleted");
+                let (node, group, term) = (wires.id, wires.group, wires.term());
+                tracing::warn!(node, group, term, %error, "an old snapshot was not deleted");
             }
         })));
     }
@@ -410,8 +412,7 @@ impl Node {
         let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(why) => {
-                let (node, group) = (self.identity.node, self.wires.group);
-                tracing::warn!(node, group, term, peer = to, "a snapshot can't be sent: {why}");
+                tracing::warn!(peer = to, "a snapshot can't be sent: {why}");
                 // Another is built instead.
                 self.snapshots.newest.take_if(|info| info.meta.last == last);
                 self.step(now, Input::Lost { to, session });
@@ -452,7 +453,7 @@ impl Node {
             // What has come of another is gone first: it takes room.
             snapshots.receiving = None;
             let store = snapshots.store.clone();
-            let receiving = Receiving::start(wires, store, &part, books.adopting, patience);
+            let receiving = Receiving::start(wires, from, store, &part, books.adopting, patience);
             snapshots.receiving = Some(receiving);
         }
         if let Some(receiving) = &snapshots.receiving {
@@ -468,10 +469,10 @@ impl Node {
         session: u64,
         info: SnapshotInfo,
     ) {
-        let (node, group, term) = (self.identity.node, self.wires.group, self.engine.term());
         let SnapshotMeta { last, configuration, .. } = info.meta.clone();
-        tracing::info!(node, group, term, peer = from, %last, bytes = info.bytes, "snapshot received");
+        tracing::info!(peer = from, %last, bytes = info.bytes, "snapshot received");
         self.wires.counters.snapshots_received.increment();
+        self.board.event(&Event::SnapshotReceived { from, last, bytes: info.bytes });
         let snapshots = &mut self.snapshots;
         snapshots.receiving = None;
         if snapshots.newest.as_ref().is_none_or(|newest| newest.meta.last.index < last.index) {

@@ -10,6 +10,7 @@ use quorate_storage::{
     StorageError, WriteBatch, WriteDone,
 };
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 
 use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Callers};
@@ -167,6 +168,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         log: reader.clone(),
         limits: config.stream_limits(),
         counters: counters.clone(),
+        term: AtomicU64::new(born_in),
     });
     let worker = ApplyWorker {
         machine,
@@ -189,7 +191,8 @@ pub(crate) async fn start_group<S: StateMachine>(
         digest_entries: config.state_hash_entries.map(|every| every.max(1)),
         open: None,
     };
-    let apply_task = env.spawn(Box::pin(worker.run()));
+    let span = tracing::info_span!(parent: None, "apply", node = id, group);
+    let apply_task = env.spawn(Box::pin(worker.run().instrument(span)));
     let snapshots = store.clone();
     let application: Arc<dyn Application> = callers.clone();
     let node = Node {

@@ -260,6 +260,12 @@ impl Counters {
         }
     }
 
+    /// Writes that were turned away because too many wait.
+    pub(crate) fn overloaded(&self) -> u64 {
+        let at = WRITE_REASONS.iter().position(|word| *word == WriteError::Overloaded.reason());
+        self.write_failures[at.expect("every word is in its list")].get()
+    }
+
     /// What became of a write is told to its caller.
     pub(crate) fn write_ended<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         outcome.inspect_err(|error| count(&WRITE_REASONS, error.reason(), &self.write_failures))

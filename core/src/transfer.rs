@@ -76,7 +76,7 @@ impl Sending {
             gap_at: None,
             moved_at: wires.env.now(),
         };
-        let task = wires.env.spawn(Box::pin(sender.run(from_peer)));
+        let task = wires.task(sender.peer.id, sender.run(from_peer));
         Self { session, bytes, answers, task }
     }
 
@@ -113,12 +113,11 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self, mut answers: mpsc::Receiver<SnapshotProgress>) {
-        let (node, group, peer) = (self.wires.id, self.wires.group, self.peer.id);
         let SnapshotInfo { meta: SnapshotMeta { last, .. }, bytes } = self.snapshot.info();
-        tracing::info!(node, group, term = self.term, peer, %last, bytes, "sending a snapshot");
+        tracing::info!(term = self.term, %last, bytes, "sending a snapshot");
         let why = self.send(&mut answers).await;
-        tracing::warn!(node, group, term = self.term, peer, "snapshot given up: {why}");
-        self.wires.control.send(Control::Lost { to: peer, session: self.session });
+        tracing::warn!(term = self.term, "snapshot given up: {why}");
+        self.wires.control.send(Control::Lost { to: self.peer.id, session: self.session });
     }
 
     /// Sends until the task is ended from outside, or there is no use in going on: returns why.
@@ -192,7 +191,7 @@ impl Sender {
         let envelope = self.wires.envelope(self.peer.id, Message::Raft(message));
         self.wires.counters.snapshot_sent_bytes.add(sent);
         if let Err(error) = self.wires.send(&self.peer, Lane::Snapshot, vec![envelope]).await {
-            tracing::debug!(node = self.wires.id, peer = self.peer.id, %error, "part lost");
+            tracing::debug!(term = self.term, %error, "part lost");
             self.wires.refused(&error);
             env.sleep(PAUSE).await;
             self.cursor = self.acknowledged;
@@ -219,9 +218,10 @@ pub(crate) struct Receiving {
 }
 
 impl Receiving {
-    /// For the snapshot that `part` is of.
+    /// For the snapshot that `part` is of, which `from` sends.
     pub(crate) fn start(
         wires: &Arc<Wires>,
+        from: NodeId,
         store: Arc<dyn SnapshotStore>,
         part: &InstallSnapshot,
         cluster: u64,
@@ -235,7 +235,7 @@ impl Receiving {
         };
         let (nonce, last) = (part.nonce, part.last);
         let receiver = Receiver { wires: wires.clone(), cluster, bytes: part.bytes, patience };
-        let task = wires.env.spawn(Box::pin(receiver.run(store, meta, from_node)));
+        let task = wires.task(from, receiver.run(store, meta, from_node));
         Self { nonce, last, parts, task: Some(task) }
     }
 
@@ -286,9 +286,10 @@ impl Receiver {
         meta: SnapshotMeta,
         parts: mpsc::Receiver<(NodeId, InstallSnapshot)>,
     ) {
-        let (node, group, last) = (self.wires.id, self.wires.group, meta.last);
+        let last = meta.last;
         if let Err(error) = self.receive(store, meta, parts).await {
-            tracing::warn!(node, group, %last, %error, "receiving a snapshot failed");
+            let term = self.wires.term();
+            tracing::warn!(term, %last, %error, "receiving a snapshot failed");
         }
     }
 
