@@ -557,9 +557,7 @@ impl Node {
             }
             Output::Changing { .. } => {}
             Output::Recovered { at } => {
-                let (node, group, term) =
-                    (self.identity.node, self.wires.group, self.engine.term());
-                tracing::warn!(node, group, term, %at, "follows the recovered cluster");
+                tracing::warn!(%at, "follows the recovered cluster");
                 self.join_cluster();
             }
             Output::Removed { at } => {
