@@ -47,6 +47,9 @@ pub struct Config {
     /// Bytes of the log that may wait for their commit; more are answered `Overloaded`. Default
     /// 64 MiB.
     pub uncommitted_bytes: usize,
+    /// Bytes of the log that are committed and may wait for this node's state machine, while it leads;
+    /// more are answered `Overloaded`. Default 64 MiB.
+    pub unapplied_bytes: usize,
     /// A snapshot is built, and the log compacted, once so many entries were applied since the last.
     /// Default 100000; `None` for never.
     pub snapshot_entries: Option<u64>,
@@ -97,6 +100,7 @@ impl Default for Config {
             max_command_bytes: 8 << 20,
             queue_bytes: 64 << 20,
             uncommitted_bytes: 64 << 20,
+            unapplied_bytes: 64 << 20,
             snapshot_entries: Some(100_000),
             snapshot_log_bytes: Some(256 << 20),
             snapshot_interval: None,
@@ -134,6 +138,7 @@ impl Config {
             election_timeout_min: self.election_timeout_min,
             election_timeout_max: self.election_timeout_max,
             max_uncommitted_bytes: self.uncommitted_bytes as u64,
+            max_unapplied_bytes: self.unapplied_bytes as u64,
             keep_entries: self.keep_entries,
             clock_drift_percent: self.clock_drift_percent,
             priority: self.priority,

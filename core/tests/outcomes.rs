@@ -322,6 +322,45 @@ async fn a_leader_without_commits_takes_only_so_much() {
     cluster.shutdown().await;
 }
 
+/// A leader whose state machine hangs refuses at once, and its followers' reads are not held up.
+#[tokio::test(start_paused = true)]
+async fn a_slow_state_machine_makes_its_leader_refuse_and_holds_up_nobody_else() {
+    let change = |c: &mut quorate::Config| {
+        c.unapplied_bytes = 4 << 10;
+        c.append_bytes = 1 << 10;
+        c.write_timeout = Duration::from_secs(30);
+    };
+    let cluster = Cluster::new(3, config(change)).await;
+    let leader = cluster.settle().await;
+    let (node, machine) = (&cluster.nodes[&leader], &cluster.machines[&leader]);
+    let other = &cluster.nodes[&cluster.others(leader)[0]];
+    machine.inject(Fault::Gate);
+    let (mut waiting, mut refused) = (Vec::new(), 0);
+    while refused == 0 {
+        let round: Vec<_> = (0..100).map(|n| spawn_write(node, n)).collect();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for write in round {
+            if write.is_finished() {
+                assert!(matches!(write.await.unwrap().unwrap_err(), WriteError::Overloaded));
+                refused += 1;
+            } else {
+                waiting.push(write);
+            }
+        }
+        assert!(waiting.len() < 5_000, "it takes everything");
+    }
+    // A write that came by another node is refused as well, and that node reads what is committed.
+    assert!(matches!(other.write(1).await.unwrap_err(), WriteError::Overloaded));
+    let seen = other.read(|machine| machine.ids.len()).await.unwrap();
+    assert_eq!(seen, waiting.len());
+    machine.open_gate();
+    for write in waiting {
+        write.await.unwrap().unwrap();
+    }
+    node.write(1).await.unwrap();
+    cluster.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_command_over_the_limit_is_refused_at_every_node() {
     let cluster = Cluster::new(3, config(|c| c.max_command_bytes = 5)).await;

@@ -20,6 +20,8 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// A leader takes no more proposals while this many bytes of its log are not committed.
     pub max_uncommitted_bytes: u64,
+    /// ... nor while this many bytes of what it has committed itself are not applied here.
+    pub max_unapplied_bytes: u64,
     /// How many entries before the newest snapshot stay in the log, for followers that are a little
     /// behind.
     pub keep_entries: u64,
@@ -42,8 +44,8 @@ pub struct Config {
 pub struct ConfigError(String);
 
 impl Config {
-    /// Defaults for a node: heartbeat 100 ms, election 500 to 1000 ms, 64 MiB uncommitted,
-    /// 10000 entries kept before a snapshot.
+    /// Defaults for a node: heartbeat 100 ms, election 500 to 1000 ms, 64 MiB uncommitted and as many
+    /// unapplied, 10000 entries kept before a snapshot.
     pub fn new(id: NodeId) -> Self {
         Self {
             id,
@@ -52,6 +54,7 @@ impl Config {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
             max_uncommitted_bytes: 64 << 20,
+            max_unapplied_bytes: 64 << 20,
             keep_entries: 10_000,
             clock_drift_percent: 10,
             priority: 0,
@@ -94,6 +97,9 @@ impl Config {
         }
         if self.max_uncommitted_bytes == 0 {
             return fail("max_uncommitted_bytes is zero; no write could be taken".into());
+        }
+        if self.max_unapplied_bytes == 0 {
+            return fail("max_unapplied_bytes is zero; no write could be taken".into());
         }
         Ok(())
     }
@@ -138,6 +144,7 @@ mod tests {
             |c| c.election_timeout_max = c.election_timeout_min,
             |c| c.election_timeout_max = Duration::from_secs(4000),
             |c| c.max_uncommitted_bytes = 0,
+            |c| c.max_unapplied_bytes = 0,
         ] {
             let mut config = Config::new(1);
             change(&mut config);

@@ -201,7 +201,7 @@ impl Engine {
             Input::Persisted { seq } => self.on_persisted(now, seq, out),
             Input::Sent { to, session, through } => self.on_sent(now, to, session, through),
             Input::Lost { to, session } => self.on_lost(to, session),
-            Input::Applied { through } => self.log.apply(through),
+            Input::Applied { through } => self.on_applied(through),
             Input::Snapshotted { last } => self.on_snapshotted(last),
             Input::SendingSnapshot { to, session, last } => {
                 self.on_sending_snapshot(to, session, last);
@@ -310,7 +310,8 @@ impl Engine {
         match &self.role {
             Role::Leader(leader) if leader.transfer.is_some() => Err(Decline::Transferring),
             Role::Leader(leader)
-                if leader.uncommitted_bytes >= self.config.max_uncommitted_bytes =>
+                if leader.uncommitted_bytes >= self.config.max_uncommitted_bytes
+                    || leader.unapplied_bytes >= self.config.max_unapplied_bytes =>
             {
                 Err(Decline::Overloaded)
             }

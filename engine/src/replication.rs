@@ -39,6 +39,9 @@ pub(crate) struct Leader {
     /// Last index and bytes of what was proposed and is not committed.
     uncommitted: VecDeque<(Index, u64)>,
     pub(crate) uncommitted_bytes: u64,
+    /// The same of what was committed then, and is not applied here.
+    unapplied: VecDeque<(Index, u64)>,
+    pub(crate) unapplied_bytes: u64,
     /// Members that configurations through this index have left out were told so.
     pub(crate) told_through: Index,
     pub(crate) transfer: Option<Transfer>,
@@ -167,6 +170,8 @@ impl Engine {
             reads: LeaderReads::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             told_through: self.log.committed(),
             transfer: None,
             gave_lease_up: false,
@@ -236,6 +241,16 @@ impl Engine {
         leader.uncommitted_bytes += bytes;
         self.stage(block);
         self.aim_all(out);
+    }
+
+    /// The state machine has seen everything through `through`.
+    pub(crate) fn on_applied(&mut self, through: Index) {
+        self.log.apply(through);
+        let Role::Leader(leader) = &mut self.role else { return };
+        while leader.unapplied.front().is_some_and(|(last, _)| *last <= through) {
+            let (_, bytes) = leader.unapplied.pop_front().expect("there is a front");
+            leader.unapplied_bytes -= bytes;
+        }
     }
 
     /// The moment a leader is woken for: does it still lead, and says so.
@@ -572,8 +587,10 @@ impl Engine {
         self.apply_committed(out);
         let Role::Leader(leader) = &mut self.role else { return };
         while leader.uncommitted.front().is_some_and(|(last, _)| *last <= index) {
-            let (_, bytes) = leader.uncommitted.pop_front().expect("there is a front");
+            let (last, bytes) = leader.uncommitted.pop_front().expect("there is a front");
             leader.uncommitted_bytes -= bytes;
+            leader.unapplied.push_back((last, bytes));
+            leader.unapplied_bytes += bytes;
         }
         self.start_reads(now, out);
     }

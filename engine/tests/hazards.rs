@@ -794,6 +794,27 @@ fn what_is_uncommitted_is_bounded() {
     assert_eq!(c.engine(1).can_propose(), Ok(()), "room again when it commits");
 }
 
+/// A state machine that is slower than the log: what waits for it is bounded, too.
+#[test]
+fn what_is_unapplied_is_bounded() {
+    let mut c = Cluster::new(3);
+    c.add(Config { max_unapplied_bytes: 1000, ..Config::new(1) }, Image::default());
+    c.initialize(1);
+    c.run(1_000);
+    assert!(c.leads(1));
+    c.stall_machine(1);
+    for _ in 0..100 {
+        c.propose(1, 1);
+        c.deliver_all();
+    }
+    let taken = 100 - c.node(1).declined.len();
+    assert!((5..30).contains(&taken), "{taken} of 100 taken");
+    assert_eq!(c.node(1).declined[0], Decline::Overloaded);
+    assert!(c.leads(1), "it leads on");
+    c.resume_machine(1);
+    assert_eq!(c.engine(1).can_propose(), Ok(()), "room again when it has applied");
+}
+
 /// A follower whose disk was put back to an older state panics the leader.
 #[test]
 fn a_follower_whose_log_went_back_is_told_of_and_brought_up() {

@@ -21,6 +21,8 @@
 //! | `propose 1 x3` | a client proposes three commands |
 //! | `spare 4` | node 4 with an empty disk, no member |
 //! | `priority 3 5` | node 3 starts anew with an empty disk and priority 5 |
+//! | `quotas 1 500` | node 1 starts anew with an empty disk, and takes 500 uncommitted and 500 unapplied bytes |
+//! | `stall 1`, `resume 1` | the state machine of node 1 hangs; goes on |
 //! | `learner 1 4`, `witness 1 4`, `promote 1 4`, `remove 1 4` | an operator asks node 1 for this change of member 4 |
 //! | `transfer 1 2`, `transfer 1` | an operator asks node 1 to hand over to 2, to anyone; within a second |
 //! | `campaign 1`, `forget leader 1` | an operator tells node 1 |
@@ -108,6 +110,15 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
             let priority = second()?.parse().ok()?;
             c.add(Config { priority, ..Config::new(id()?) }, Image::default());
         }
+        ("quotas", _) => {
+            let bytes = second()?.parse().ok()?;
+            let (max_uncommitted_bytes, max_unapplied_bytes) = (bytes, bytes);
+            let config =
+                Config { max_uncommitted_bytes, max_unapplied_bytes, ..Config::new(id()?) };
+            c.add(config, Image::default());
+        }
+        ("stall", _) => c.stall_machine(id()?),
+        ("resume", _) => c.resume_machine(id()?),
         ("learner" | "witness" | "promote" | "remove", _) => {
             let member = second()?.parse().ok()?;
             let now = c.configured(id()?).settled();

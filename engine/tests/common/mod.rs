@@ -147,6 +147,8 @@ pub struct Node {
     pub unsynced: VecDeque<Persist>,
     /// The disk finishes nothing until it is told to.
     pub holds: bool,
+    /// The state machine is slow: it is told of what is committed, and has not applied it yet.
+    stalled: Option<Index>,
     pub notices: Vec<(NodeId, Notice)>,
     pub declined: Vec<Decline>,
     /// Changes of membership that began.
@@ -266,6 +268,7 @@ impl Cluster {
             disk,
             unsynced: VecDeque::new(),
             holds: false,
+            stalled: None,
             notices: Vec::new(),
             declined: Vec::new(),
             changing: Vec::new(),
@@ -447,8 +450,12 @@ impl Cluster {
                         self.applied.entry((node.group, index)).or_insert_with(|| entry.clone());
                     assert_eq!(*known, entry, "state machines differ at {index} (paper §5.4.3)");
                 }
-                self.node_mut(id).applied = through;
-                self.todo.push_back((id, Input::Applied { through }));
+                let node = self.node_mut(id);
+                node.applied = through;
+                match &mut node.stalled {
+                    Some(stalled) => *stalled = through,
+                    None => self.todo.push_back((id, Input::Applied { through })),
+                }
             }
             Output::SendSnapshot { to, term, session, witness } => {
                 self.send_snapshot(id, to, (term, session), witness);
@@ -583,6 +590,18 @@ impl Cluster {
     pub fn release_disk(&mut self, id: NodeId) {
         self.node_mut(id).holds = false;
         self.sync(id, usize::MAX);
+    }
+
+    /// From now on the state machine hangs.
+    pub fn stall_machine(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        node.stalled = Some(node.applied);
+    }
+
+    /// The state machine goes on.
+    pub fn resume_machine(&mut self, id: NodeId) {
+        let through = self.node_mut(id).stalled.take().expect("it hangs");
+        self.step(id, Input::Applied { through });
     }
 
     /// The disk finishes the first `count` writes.

@@ -133,6 +133,7 @@ pub async fn run(
     config.max_sessions = settings.max_sessions;
     config.queue_bytes = settings.quota_bytes;
     config.uncommitted_bytes = settings.quota_bytes;
+    config.unapplied_bytes = settings.quota_bytes;
     let mut builder = Raft::builder(*id, settings.store.open(&settings.data)?);
     if let Origin::First { peers, restore: Some(file), .. } = origin {
         builder = builder.restore(file, peers.clone());
