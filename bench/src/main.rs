@@ -14,6 +14,7 @@ mod measure;
 mod report;
 mod snapshot;
 mod subject;
+mod tail;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum What {
     Framework(framework::Options),
     /// A new node joins a store of gigabytes by a snapshot: how fast, and in how much memory.
     Snapshot(snapshot::Options),
+    /// The slowest writes while something is wrong with one member, beside those without.
+    Tail(tail::Options),
     #[command(hide = true)]
     StoreAlone(snapshot::AloneOptions),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Framework(options) => framework::run(&options),
         What::Snapshot(options) => snapshot::run(&options),
+        What::Tail(options) => tail::run(&options),
         What::StoreAlone(options) => snapshot::run_alone(&options),
     };
     match done {

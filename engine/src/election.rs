@@ -30,7 +30,7 @@ pub(crate) enum Role {
         granted: BTreeMap<NodeId, u64>,
         transfer: bool,
     },
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// Answers that wait for the disk: what they promise must not be forgotten.
@@ -87,7 +87,7 @@ impl Engine {
         let leader_changed = leader.is_some() && self.leader != leader;
         self.leader = leader;
         if let Role::Leader(was) = was {
-            self.stop_leading(was, out);
+            self.stop_leading(*was, out);
         }
         if leader_changed {
             self.ask_new_leader(now, out);

@@ -160,7 +160,7 @@ impl Engine {
         let followers: Vec<NodeId> = progress.keys().copied().collect();
         self.leader = Some(me);
         self.introduced.clear();
-        self.role = Role::Leader(Leader {
+        self.role = Role::Leader(Box::new(Leader {
             progress,
             term_start: if planted::on("reads-before-first-commit") { 0 } else { noop.index },
             sessions: 0,
@@ -175,7 +175,7 @@ impl Engine {
             told_through: self.log.committed(),
             transfer: None,
             gave_lease_up: false,
-        });
+        }));
         if !planted::on("no-no-op") {
             self.stage(EntryBlock::noop(noop));
         }

@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 async fn work(options: &Options) -> Result<Option<Alone>, StoreFailure> {
-    let mut store = Store::Table(Table::open(&options.database)?);
+    let mut store = Store::Table(Box::new(Table::open(&options.database)?));
     let mut writes = 0..options.before + options.meanwhile;
     write(&mut store, &mut writes, options.before).await?;
     let before = Memory::of(process::id());
