@@ -250,7 +250,7 @@ async fn a_client_finds_the_leader_from_the_address_of_any_member() {
 
     assert_eq!(client.write(1).await.unwrap(), 2);
     assert_eq!(client.write_many([2, 3]).await.unwrap(), [3, 4]);
-    assert_eq!(client.write_many([]).await.unwrap(), []);
+    assert!(client.write_many([]).await.unwrap().is_empty());
     let index = client.read_index().await.unwrap();
     let status = client.status().await.unwrap();
     assert_eq!((status.id, status.role), (leader, RoleKind::Leader), "it has moved there");
