@@ -34,8 +34,17 @@ fn files(dir: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-const CRATES: [&str; 8] =
-    ["engine", "storage", "network", "core", "sim", "sim/cli", "examples/kv", "bench"];
+const CRATES: [&str; 9] = [
+    "engine",
+    "storage",
+    "network",
+    "core",
+    "sim",
+    "sim/cli",
+    "examples/bank",
+    "examples/kv",
+    "bench",
+];
 
 #[test]
 fn floors_import_only_what_is_below_them() {
@@ -46,6 +55,7 @@ fn floors_import_only_what_is_below_them() {
         ("core", &["quorate-engine", "quorate-storage", "quorate-network"][..]),
         ("sim", &["quorate-engine", "quorate-storage", "quorate-network", "quorate"][..]),
         ("sim/cli", &["quorate-sim"][..]),
+        ("examples/bank", &["quorate"][..]),
         ("examples/kv", &["quorate", "quorate-sim"][..]),
         ("bench", &["quorate", "quorate-engine", "quorate-storage", "quorate-network"][..]),
     ]);
