@@ -1,8 +1,12 @@
 //! The demo from the outside, and `docs/reference.md`, which has every flag that `--help` shows.
 
 use std::collections::BTreeSet;
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 fn bank(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bank")).args(arguments).output().unwrap()
@@ -60,4 +64,43 @@ fn wrong_usage_is_code_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: "), "{arguments:?}");
     }
+}
+
+/// Neither nodes nor files are left over.
+#[test]
+fn a_demo_that_is_stopped_cleans_up() {
+    let directory = tempfile::TempDir::with_prefix("bank-test-").unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_bank"))
+        .args(["--kills", "1000000"])
+        .env("TMPDIR", directory.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let addresses = loop {
+        let addresses: Vec<String> =
+            (1..=3).filter_map(|id| serves(directory.path(), id)).collect();
+        if addresses.len() == 3 {
+            break addresses;
+        }
+        assert!(Instant::now() < deadline && demo.try_wait().unwrap().is_none(), "no nodes");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let pid = Pid::from_raw(demo.id() as i32).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let output = demo.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: stopped"), "{output:?}");
+    for address in addresses {
+        assert!(TcpStream::connect(&address).is_err(), "{address} is still served");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// Where node `id` of the demo in `directory` listens, if it says so already.
+fn serves(directory: &Path, id: u64) -> Option<String> {
+    let demo = std::fs::read_dir(directory).ok()?.next()?.ok()?.path();
+    let printed = std::fs::read_to_string(demo.join(format!("node-{id}.log"))).ok()?;
+    let (_, rest) = printed.split_once(" serves on ")?;
+    rest.split_once('\n').map(|(address, _)| address.to_owned())
 }
