@@ -3,7 +3,7 @@
 //! Nobody awaits a `watch` here: its wake order is random. Waiters and event receivers are
 //! registered, and told in the order in which they came.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +62,9 @@ pub struct Metrics {
     pub matched: BTreeMap<NodeId, Index>,
     /// Sessions that are open.
     pub sessions: u64,
+    /// Who has lost entries that it had acknowledged and has not got them back: followers, on a leader;
+    /// this node, if its leader said so.
+    pub quarantined: BTreeSet<NodeId>,
     /// Bytes of entries in memory.
     pub tail_bytes: usize,
     /// Whether a leader is known and everything is applied that was committed one election timeout
@@ -110,6 +113,17 @@ pub enum Event {
     /// The cluster had lost its quorum and was recovered by an operator, and this is applied here: by
     /// a start again, until a snapshot covers it. [`Metrics::membership`] tells for ever.
     Recovered(Recovery),
+    /// A follower of this leader has lost entries that it had acknowledged: its disk is not what it was.
+    /// It counts for nothing until it has been refilled.
+    Quarantined {
+        /// The follower.
+        id: NodeId,
+    },
+    /// It has them again, and counts.
+    Refilled {
+        /// The follower.
+        id: NodeId,
+    },
     /// This node is no member of the cluster any more; it may be added again.
     Removed {
         /// The committed configuration that does not name it.
@@ -244,6 +258,7 @@ impl Board {
             membership: None,
             matched: BTreeMap::new(),
             sessions: 0,
+            quarantined: BTreeSet::new(),
             tail_bytes: 0,
             healthy: false,
             fatal: None,

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_engine::{
-    Decline, Engine, EntryBlock, Input, Instant, LogId, Membership, NodeId, Output, Outputs,
-    RoleKind, Term, planted,
+    Decline, Engine, EntryBlock, Input, Instant, LogId, Membership, NodeId, Notice, Output,
+    Outputs, RoleKind, Term, planted,
 };
 use quorate_network::{Envelope, Message, Peer};
 use quorate_storage::{Identity, LogOp, RaftStorage, WriteBatch, WriteDone};
@@ -564,7 +564,18 @@ impl Node {
                 tracing::info!(%at, "removed from the cluster");
                 self.board.event(&Event::Removed { at });
             }
-            Output::Noticed { peer, what } => self.notice(peer, &what.to_string()),
+            Output::Noticed { peer, what } => {
+                self.notice(peer, &what.to_string());
+                if what == Notice::LogWentBack {
+                    self.board.event(&Event::Quarantined { id: peer });
+                }
+            }
+            Output::Refilled { peer } => {
+                let (node, group, term) =
+                    (self.identity.node, self.wires.group, self.engine.term());
+                tracing::info!(node, group, term, peer, "has again what it had lost");
+                self.board.event(&Event::Refilled { id: peer });
+            }
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
         }
     }
@@ -671,6 +682,9 @@ impl Node {
             m.changing = engine.is_changing();
             m.removed = engine.removed();
             m.witness = engine.hard_state().witness;
+            if !m.quarantined.iter().copied().eq(engine.quarantined()) {
+                m.quarantined = engine.quarantined().collect();
+            }
             m.tail_bytes = tail_bytes;
             if !m.matched.keys().copied().eq(engine.matched().map(|(id, _)| id)) {
                 m.matched.clear();

@@ -179,6 +179,7 @@ fn nonsense(cluster: u64) -> Vec<Message> {
             commit: max,
             promise: Duration::MAX,
             witness: false,
+            refill: id,
         }),
         Raft::HeartbeatAnswer(HeartbeatAnswer {
             term: max,

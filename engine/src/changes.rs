@@ -62,6 +62,7 @@ impl Engine {
         let Some(p) = leader.progress.get(&id) else { return false };
         let lately = self.config.election_timeout_max;
         p.was_heard(now, lately)
+            && !p.is_quarantined()
             && p.matched >= leader.log_was_at(now, self.config.election_timeout_min)
     }
 

@@ -11,7 +11,7 @@ use crate::message::{Introduce, Introduced, Message, RequestVote, RequestVoteAns
 use crate::planted;
 use crate::quorum::{is_quorum, meets_quorums_twice};
 use crate::replication::Leader;
-use crate::types::{HardState, Instant, NodeId, Term};
+use crate::types::{HardState, Instant, LogId, NodeId, Term};
 
 /// What this node is, with what only that role has.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ impl Engine {
         }
     }
 
-    /// Whether this node stands for election: a voter that is no witness and does not know that it
-    /// was removed.
+    /// Whether this node stands for election: a voter that is no witness, and does not know that it
+    /// was removed or has lost what it acknowledged.
     ///
     /// Also one that the newest configuration leaves out, as long as that is not known to be
     /// committed: perhaps nobody else has it, and nobody who lacks it can have this node's vote
@@ -104,7 +104,10 @@ impl Engine {
     pub(crate) fn may_campaign(&self) -> bool {
         let me = self.config.id;
         let told = self.removed.is_some() && !planted::on("removed-node-campaigns");
-        if told || (self.hard.witness && !planted::on("witness-campaigns")) {
+        if told
+            || self.refill > LogId::ZERO
+            || (self.hard.witness && !planted::on("witness-campaigns"))
+        {
             return false;
         }
         let named = |m: &Membership| m.may_lead(me);
@@ -329,7 +332,9 @@ impl Engine {
     ) {
         // The candidate's log must be at least as up-to-date as this one (paper §5.4.1), and a node
         // that knows of no configuration has no say in anything.
-        let up_to_date = m.last >= self.log.last() || planted::on("no-up-to-date-check");
+        // One that is known to have lost entries votes as if it had them.
+        let newest = self.log.last().max(self.refill);
+        let up_to_date = m.last >= newest || planted::on("no-up-to-date-check");
         let member = self.log.membership().is_some() || planted::on("wiped-disk-votes");
         let may = !self.refuses_unheard(now, m) && member && up_to_date;
         let granted = if m.pre {

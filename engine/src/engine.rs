@@ -61,6 +61,9 @@ pub struct Engine {
     introduced_by: Option<(NodeId, u64)>,
     /// The committed configuration that does not name this node, as far as it was told.
     pub(crate) removed: Option<LogId>,
+    /// A leader has said that entries through here, which this node had acknowledged, are gone here: it
+    /// votes as if it had them, until they are back. [`LogId::ZERO`] if none are.
+    pub(crate) refill: LogId,
     /// When this node may next hand over to a voter of higher priority.
     pub(crate) prefers_others_at: Instant,
     stopped: bool,
@@ -152,6 +155,7 @@ impl Engine {
             introduced: BTreeSet::new(),
             introduced_by: None,
             removed: None,
+            refill: LogId::ZERO,
             prefers_others_at: now,
             stopped: false,
             log,
@@ -414,7 +418,7 @@ impl Engine {
         let numbers: [u64; 4] = match message {
             Message::RequestVote(m) => [m.term, m.last.term, m.last.index, 0],
             Message::RequestVoteAnswer(m) => [m.term, 0, 0, 0],
-            Message::Heartbeat(m) => [m.term, m.commit, m.round, 0],
+            Message::Heartbeat(m) => [m.term, m.commit, m.round.max(m.refill.term), m.refill.index],
             Message::HeartbeatAnswer(m) => [m.term, m.accepted, m.matched, m.round],
             Message::AppendEntries(m) => [m.term, m.prev.term, m.commit, m.last().index],
             Message::AppendEntriesAnswer(m) => [m.term, m.matched, 0, 0],

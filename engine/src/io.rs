@@ -215,6 +215,11 @@ pub enum Output {
         /// The target.
         to: NodeId,
     },
+    /// A follower that had lost entries ([`Notice::LogWentBack`]) has them again, and counts again.
+    Refilled {
+        /// The follower.
+        peer: NodeId,
+    },
     /// This node is no member any more. It stops campaigning, until a leader speaks to it again.
     Removed {
         /// The committed configuration that does not name it.
@@ -364,6 +369,9 @@ pub enum Notice {
     Stranger,
     /// It lost entries it had acknowledged: its disk is not what it was.
     LogWentBack,
+    /// The leader knows that this node lost entries which it had acknowledged: its disk is not what it
+    /// was. It votes as if it had them, and does not campaign, until they are back.
+    LostEntries,
     /// It refuses this node, which it knows with another incarnation.
     RefusesUs,
     /// It belongs to what an operator has made of this node's group, from a log that lacks entries of
@@ -478,6 +486,7 @@ impl fmt::Display for Output {
             Output::Proposed { first, count } => write!(f, "proposed {count} at {first}"),
             Output::Changing { id } => write!(f, "changing at {id}"),
             Output::TransferEnded { to } => write!(f, "transfer to {to} ended"),
+            Output::Refilled { peer } => write!(f, "refilled {peer}"),
             Output::Removed { at } => write!(f, "removed at {at}"),
             Output::Recovered { at } => write!(f, "recovered at {at}"),
             Output::Declined(why) => write!(f, "declined: {why}"),
@@ -539,6 +548,10 @@ impl fmt::Display for Notice {
             Notice::Violation(what) => write!(f, "protocol violation, dropped: {what}"),
             Notice::Stranger => f.write_str("unknown incarnation, not heard"),
             Notice::LogWentBack => f.write_str("lost entries it had acknowledged"),
+            Notice::LostEntries => f.write_str(
+                "leads, and says that this node lost entries it had acknowledged: its disk is not what \
+                 it was; until they are back it votes as if it had them",
+            ),
             Notice::RefusesUs => f.write_str("refuses this node's incarnation"),
             Notice::LacksOurs => f.write_str(
                 "is of a recovered cluster whose log lacks entries of this one, so this node does not \

@@ -105,6 +105,9 @@ pub struct Heartbeat {
     pub promise: Duration,
     /// Whether the leader's configuration has the follower as a witness.
     pub witness: bool,
+    /// The follower has lost entries that it had acknowledged in this term, through this one: until they
+    /// are back, it is to vote as if it had them. [`LogId::ZERO`] for one that has lost nothing.
+    pub refill: LogId,
 }
 
 /// The answer to a [`Heartbeat`]; leaves at once, so that a slow disk does not look like a dead
@@ -319,6 +322,10 @@ fn witness(witness: bool) -> &'static str {
     if witness { " witness" } else { "" }
 }
 
+fn refill(through: LogId) -> String {
+    if through == LogId::ZERO { String::new() } else { format!(" refill through {through}") }
+}
+
 fn pre(pre: bool) -> &'static str {
     if pre { "PreVote" } else { "RequestVote" }
 }
@@ -336,12 +343,13 @@ impl fmt::Display for Message {
             }
             Message::Heartbeat(m) => write!(
                 f,
-                "Heartbeat term={} session={} round={} commit={}{}",
+                "Heartbeat term={} session={} round={} commit={}{}{}",
                 m.term,
                 m.session,
                 m.round,
                 m.commit,
-                witness(m.witness)
+                witness(m.witness),
+                refill(m.refill)
             ),
             Message::HeartbeatAnswer(m) => write!(
                 f,

@@ -80,6 +80,9 @@ pub(crate) struct Progress {
     /// Gets no commands, and nothing that is not durable here: it can't lead, so it must not be left
     /// alone with the newest entries, to which every candidate would have to be compared.
     witness: bool,
+    /// It has lost entries through here that it had acknowledged, and has not got all of them back: it
+    /// counts for nothing. [`LogId::ZERO`] if it has not lost any.
+    refill: LogId,
     /// The first session, if it was added in this term.
     added_with: Option<u64>,
 }
@@ -305,8 +308,8 @@ impl Engine {
             leader.rounds.pop_front();
         }
         for (to, p) in &leader.progress {
-            let Progress { session, witness, .. } = *p;
-            let heartbeat = Heartbeat { term, session, round, commit, promise, witness };
+            let Progress { session, witness, refill, .. } = *p;
+            let heartbeat = Heartbeat { term, session, round, commit, promise, witness, refill };
             out.send(*to, Message::Heartbeat(heartbeat));
         }
         self.attach_reads(now, round);
@@ -516,6 +519,7 @@ impl Engine {
                 notice(from, Notice::LogWentBack, out);
                 let Role::Leader(leader) = &mut self.role else { return };
                 let p = leader.progress.get_mut(&from).expect("looked up above");
+                p.refill = p.refill.max(acknowledged);
                 p.matched = 0;
                 p.accepted = 0;
             }
@@ -561,6 +565,10 @@ impl Engine {
             return;
         }
         p.matched = index;
+        if p.is_quarantined() && index >= p.refill.index {
+            p.refill = LogId::ZERO;
+            out.push(Output::Refilled { peer: from });
+        }
         self.advance_commit(now, out);
         self.aim(from, out);
     }
@@ -576,7 +584,7 @@ impl Engine {
             } else if id == self.config.id {
                 self.log.persisted()
             } else {
-                leader.progress.get(&id).map_or(0, |p| p.matched)
+                leader.progress.get(&id).map_or(0, Progress::counted)
             }
         });
         let own = self.log.term_at(index) == Some(self.hard.term);
@@ -668,6 +676,7 @@ impl Progress {
             leased_until: Instant::ORIGIN,
             priority: 0,
             witness: member.witness,
+            refill: LogId::ZERO,
             added_with: None,
         }
     }
@@ -680,6 +689,16 @@ impl Progress {
     pub(crate) fn seen(&self, id: NodeId) -> Follower {
         let Progress { matched, heard_at, round_trip, .. } = *self;
         Follower { id, matched, heard_at, round_trip, snapshot: self.is_sent_a_snapshot() }
+    }
+
+    /// What counts towards a commit of what it has durably.
+    fn counted(&self) -> Index {
+        if self.is_quarantined() { 0 } else { self.matched }
+    }
+
+    /// Whether it lost entries that it had acknowledged and has not got them back.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.refill > LogId::ZERO
     }
 
     /// Whether something was sent that the follower has not been heard to have.
@@ -742,6 +761,7 @@ impl Engine {
             }
             answer.promised = self.follow(now, from, m.promise, out);
             self.commit_as_follower(m.commit, out);
+            self.be_quarantined(from, m.refill, out);
             answer.accepted = self.accepted();
             answer.matched = answer.accepted.min(self.log.persisted());
             if planted::on("heartbeat-acknowledges-early") {
@@ -867,6 +887,41 @@ impl Engine {
             conflict: None,
         };
         out.send(to, Message::AppendEntriesAnswer(answer));
+        self.end_quarantine();
+    }
+
+    /// The leader says that this node has lost entries through `refill` that it had acknowledged: its
+    /// disk is not what it was. With its vote somebody could be elected who lacks what is committed, so
+    /// until it has them again it votes as if it had them, and does not campaign. It may have voted in
+    /// this term, too, and forgotten that: its vote is the leader's.
+    fn be_quarantined(&mut self, from: NodeId, refill: LogId, out: &mut Outputs) {
+        let durable = self.accepted().min(self.log.persisted());
+        if refill > self.refill && refill.index > durable {
+            self.refill = refill;
+            notice(from, Notice::LostEntries, out);
+            if self.hard.voted_for.is_none() {
+                self.set_hard_state(HardState { voted_for: Some(from), ..self.hard });
+            }
+        }
+    }
+
+    /// It is over when this log is durably the same as the log of a leader, through all that was lost.
+    fn end_quarantine(&mut self) {
+        if self.accepted().min(self.log.persisted()) >= self.refill.index {
+            self.refill = LogId::ZERO;
+        }
+    }
+
+    /// Who has lost entries that it had acknowledged and has not got them back, as far as this node
+    /// knows: followers of this leader, or this node itself.
+    pub fn quarantined(&self) -> impl Iterator<Item = NodeId> {
+        let progress = match &self.role {
+            Role::Leader(leader) => Some(&leader.progress),
+            _ => None,
+        };
+        let followers = progress.into_iter().flatten().filter(|(_, p)| p.is_quarantined());
+        let own = (self.refill > LogId::ZERO).then_some(self.config.id);
+        followers.map(|(id, _)| *id).chain(own)
     }
 }
 

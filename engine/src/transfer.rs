@@ -94,7 +94,7 @@ impl Engine {
         let Role::Leader(leader) = &self.role else { return None };
         let lately = self.config.election_timeout_min;
         let there = leader.progress.iter().filter(|(_, p)| p.was_heard(now, lately));
-        let there = there.filter(|(id, _)| self.may_take_over(**id));
+        let there = there.filter(|(id, p)| self.may_take_over(**id) && !p.is_quarantined());
         there.max_by_key(|(id, p)| (p.matched, p.priority, Reverse(**id))).map(|(id, _)| *id)
     }
 

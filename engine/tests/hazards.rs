@@ -44,7 +44,8 @@ fn append(term: Term, session: u64, prev: LogId, blocks: Vec<EntryBlock>, commit
 
 fn heartbeat(term: Term, session: u64, round: u64, commit: u64) -> Message {
     let promise = Duration::from_millis(500);
-    Message::Heartbeat(Heartbeat { term, session, round, commit, promise, witness: false })
+    let (witness, refill) = (false, LogId::ZERO);
+    Message::Heartbeat(Heartbeat { term, session, round, commit, promise, witness, refill })
 }
 
 fn vote_request(term: Term, last: LogId) -> Message {
@@ -551,6 +552,7 @@ fn absurd_numbers_of_peers_are_dropped() {
             commit: n,
             promise: far,
             witness: false,
+            refill: LogId::ZERO,
         }));
         messages.push(Message::HeartbeatAnswer(HeartbeatAnswer {
             term,
@@ -827,8 +829,56 @@ fn a_follower_whose_log_went_back_is_told_of_and_brought_up() {
     c.restart(3);
     c.run(3_000);
     assert_eq!(c.node(1).notices, [(3, Notice::LogWentBack)]);
+    assert_eq!(c.node(1).refilled, [3]);
     assert_eq!(c.terms(3), c.terms(1));
     assert!(c.leads(1));
+}
+
+/// What two of three have is committed. The disk of one goes back, the leader notices, and dies before
+/// it has mended that: the third, which lacks it, must not be elected by the one that forgot.
+#[test]
+fn who_is_known_to_have_forgotten_votes_as_if_it_had_not() {
+    let mut c = Cluster::led_by_1(3);
+    let old = c.node(3).disk.clone();
+    c.partition(&[&[1, 3], &[2]]);
+    c.propose(1, 5);
+    c.run(500);
+    let (committed, terms) = (c.committed(1), c.terms(1));
+    assert!(committed > c.engine(2).log().last().index);
+    c.crash(3);
+    c.node_mut(3).disk = old;
+    c.restart(3);
+    // Heartbeats and probes arrive, entries don't.
+    for _ in 0..6 {
+        c.wake(1);
+        for packet in c.take(1, 3) {
+            let entries =
+                matches!(&packet.message, Message::AppendEntries(m) if !m.blocks.is_empty());
+            if !entries {
+                c.receive(packet);
+            }
+        }
+        c.deliver(3, 1);
+    }
+    let quarantined = |c: &Cluster, id| c.engine(id).quarantined().collect::<Vec<_>>();
+    assert_eq!((quarantined(&c, 1), quarantined(&c, 3)), (vec![3], vec![3]));
+    assert!(c.node(3).notices.contains(&(1, Notice::LostEntries)));
+    assert_eq!(c.node(3).disk.hard.voted_for, Some(1), "whomever it had voted for in this term");
+    c.crash(1);
+    c.heal();
+    c.run(10_000);
+    assert!(!c.leads(2) && !c.leads(3), "what is committed is with node 1 alone");
+    // With node 1 back there is one to vote for, and the one that forgot does.
+    c.crash(2);
+    c.restart(1);
+    c.run(10_000);
+    assert!(c.leads(1));
+    c.restart(2);
+    c.run(3_000);
+    for id in 1..=3 {
+        assert_eq!(quarantined(&c, id), [], "node {id}");
+        assert_eq!(c.terms(id)[..terms.len()], terms, "node {id}");
+    }
 }
 
 /// The same with a log that is older and longer: entries that were overwritten long ago.

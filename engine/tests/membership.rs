@@ -492,8 +492,15 @@ fn a_removed_node_that_an_old_leader_speaks_to_is_told_again() {
     c.deliver_all();
     assert!(c.engine(3).removed().is_some());
     let promise = Duration::from_millis(500);
-    let heartbeat =
-        Heartbeat { term: 1, session: 9, round: 900, commit: 0, promise, witness: false };
+    let heartbeat = Heartbeat {
+        term: 1,
+        session: 9,
+        round: 900,
+        commit: 0,
+        promise,
+        witness: false,
+        refill: LogId::ZERO,
+    };
     c.inject(1, 3, Message::Heartbeat(heartbeat));
     assert!(c.engine(3).removed().is_none());
     c.deliver_all();

@@ -39,6 +39,7 @@ fn heartbeat(term: Term) -> Message {
         commit: 0,
         promise: Duration::from_millis(500),
         witness: false,
+        refill: LogId::ZERO,
     })
 }
 

@@ -217,7 +217,15 @@ fn a_full_replica_takes_no_entry_without_its_command() {
     assert!(matches!(c.node(2).notices[..], [(1, Notice::Violation(_))]));
     c.inject(1, 2, append(true));
     assert_ne!(c.last(2), prev, "as a witness it does");
-    let heartbeat = Heartbeat { term, session: 99, round: 9, commit: 0, promise, witness: false };
+    let heartbeat = Heartbeat {
+        term,
+        session: 99,
+        round: 9,
+        commit: 0,
+        promise,
+        witness: false,
+        refill: LogId::ZERO,
+    };
     c.inject(1, 2, Message::Heartbeat(heartbeat));
     assert_eq!(c.node(2).notices.last(), Some(&(1, Notice::WantsCommands)));
 }

@@ -68,9 +68,17 @@ fn raft_message() -> impl Strategy<Value = Raft> {
         (any::<bool>(), n(), any::<bool>()).prop_map(|(pre, term, granted)| {
             Raft::RequestVoteAnswer(raft::RequestVoteAnswer { pre, term, granted })
         }),
-        (n(), n(), n(), n(), span(), any::<bool>()).prop_map(
-            |(term, session, round, commit, promise, witness)| {
-                Raft::Heartbeat(raft::Heartbeat { term, session, round, commit, promise, witness })
+        (n(), n(), n(), n(), span(), any::<bool>(), log_id()).prop_map(
+            |(term, session, round, commit, promise, witness, refill)| {
+                Raft::Heartbeat(raft::Heartbeat {
+                    term,
+                    session,
+                    round,
+                    commit,
+                    promise,
+                    witness,
+                    refill,
+                })
             }
         ),
         (n(), n(), n(), n(), n(), span(), any::<u32>()).prop_map(
@@ -430,6 +438,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 commit: 42,
                 promise: Duration::from_millis(500),
                 witness: false,
+                refill: LogId::ZERO,
             })),
             "514501002a00000009a5c100000000000010051801200229a41c00000000000092010f08\
              07100318f403202a2880cab5ee01",
@@ -787,7 +796,8 @@ fn a_duration_is_capped_at_a_year() {
     let year = Duration::from_nanos(MAX_NANOS);
     let heartbeat = |promise| {
         let (term, session, round, commit, witness) = (1, 1, 1, 1, false);
-        let m = raft::Heartbeat { term, session, round, commit, promise, witness };
+        let refill = LogId::ZERO;
+        let m = raft::Heartbeat { term, session, round, commit, promise, witness, refill };
         addressed(Message::Raft(Raft::Heartbeat(m)))
     };
     let read = Envelope::from_bytes(heartbeat(Duration::MAX).to_bytes()).unwrap();

@@ -150,6 +150,8 @@ pub struct Node {
     /// The state machine is slow: it is told of what is committed, and has not applied it yet.
     stalled: Option<Index>,
     pub notices: Vec<(NodeId, Notice)>,
+    /// Followers that got back what they had lost.
+    pub refilled: Vec<NodeId>,
     pub declined: Vec<Decline>,
     /// Changes of membership that began.
     pub changing: Vec<LogId>,
@@ -270,6 +272,7 @@ impl Cluster {
             holds: false,
             stalled: None,
             notices: Vec::new(),
+            refilled: Vec::new(),
             declined: Vec::new(),
             changing: Vec::new(),
             transfers_ended: Vec::new(),
@@ -486,6 +489,7 @@ impl Cluster {
                 self.node_mut(id).reads.insert(token, None);
             }
             Output::Noticed { peer, what } => self.node_mut(id).notices.push((peer, what)),
+            Output::Refilled { peer } => self.node_mut(id).refilled.push(peer),
             Output::Recovered { .. } => self.node_mut(id).group += 1,
             Output::Fatal(fatal) => self.node_mut(id).fatal = Some(fatal.to_string()),
             Output::Changing { id: entry } => self.node_mut(id).changing.push(entry),

@@ -153,6 +153,10 @@ struct Heartbeat {
     promise_nanos: u64,
     #[prost(bool, tag = "6")]
     witness: bool,
+    #[prost(uint64, tag = "7")]
+    refill_term: u64,
+    #[prost(uint64, tag = "8")]
+    refill_index: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -531,6 +535,8 @@ fn of_raft(message: &Raft) -> Kind {
             commit: m.commit,
             promise_nanos: nanos(m.promise),
             witness: m.witness,
+            refill_term: m.refill.term,
+            refill_index: m.refill.index,
         }),
         Raft::HeartbeatAnswer(m) => Kind::HeartbeatAnswer(HeartbeatAnswer {
             term: m.term,
@@ -616,6 +622,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
             commit: m.commit,
             promise: duration(m.promise_nanos),
             witness: m.witness,
+            refill: LogId::new(m.refill_term, m.refill_index),
         }),
         Kind::HeartbeatAnswer(m) => Raft::HeartbeatAnswer(raft::HeartbeatAnswer {
             term: m.term,

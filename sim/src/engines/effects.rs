@@ -123,6 +123,7 @@ impl World {
             }
             Output::TransferEnded { .. } => self.statistics.transfers_ended += 1,
             Output::Removed { .. } => self.statistics.removed += 1,
+            Output::Refilled { .. } => {}
             Output::Recovered { .. } => unreachable!("nobody recovers a group here"),
             Output::Changed { role, term, .. } => {
                 self.note(id, format_args!("is {role} in term {term}"));
@@ -133,6 +134,7 @@ impl World {
                 let wiped = |id| self.nodes.get(id).forgot == Some(Forgot::Everything);
                 let excused = match what {
                     Notice::Stranger | Notice::RefusesUs => wiped(id) || wiped(peer),
+                    Notice::LostEntries => self.nodes.get(id).forgot.is_some(),
                     _ => self.nodes.get(peer).forgot.is_some(),
                 };
                 if !excused {

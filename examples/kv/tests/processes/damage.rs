@@ -106,3 +106,44 @@ async fn a_log_that_was_cut() {
     drop(file);
     tokio::time::timeout(PATIENCE, after_damage(cluster, load, follower, true)).await.unwrap();
 }
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, target).unwrap();
+        }
+    }
+}
+
+/// Somebody restores an old copy of a follower's disk: it has acknowledged what it does not have. The
+/// leader says so, and refills it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_a_disk() {
+    let mut cluster = Cluster::start(3).await;
+    let load = Load::start(&cluster);
+    load.goes_on(100).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.others(leader)[0];
+    let data = cluster.commands[&follower].data.clone();
+    let old = cluster.directory.path().join("old");
+    cluster.kill(follower);
+    copy(&data, &old);
+    cluster.up(follower);
+    cluster.healthy(&[follower]).await;
+    load.goes_on(100).await;
+    cluster.kill(follower);
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&old, &data).unwrap();
+    cluster.up(follower);
+    cluster.says(leader, "lost entries it had acknowledged").await;
+    cluster.says(leader, "has again what it had lost").await;
+    load.goes_on(100).await;
+    let acknowledged = load.finish().await;
+    cluster.holds(&cluster.ids(), acknowledged).await;
+    cluster.end().await;
+}
