@@ -122,6 +122,7 @@ mod tests {
             commit: 0,
             promise,
             witness,
+            refill: LogId::ZERO,
         });
         let request = Message::RequestVote(RequestVote {
             pre: false,

@@ -137,6 +137,7 @@ mod tests {
                     commit: 0,
                     promise: config.election_timeout_min,
                     witness: false,
+                    refill: quorate_engine::LogId::ZERO,
                 });
                 let answer = Message::HeartbeatAnswer(HeartbeatAnswer {
                     term,
