@@ -107,6 +107,7 @@ fn nodes_are_simulated_as_well() {
             "forgetful",
             "reads",
             "refused",
+            "repeated",
             "restored",
             "simulated_ms",
             "unknown"

@@ -14,6 +14,7 @@ mod http;
 mod members;
 mod memory;
 mod observe;
+mod overload;
 mod partitions;
 mod recover;
 mod sessions;
