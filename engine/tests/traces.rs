@@ -31,6 +31,8 @@
 //! | `snapshot 1` | a snapshot of what is applied is built at once, and is durable |
 //! | `keep 5` | from their next start on nodes keep five entries before a snapshot |
 //! | `crash 1`, `restart 1` | loses what the disk held back; comes up with the rest |
+//! | `copy 3` | somebody keeps a copy of node 3's disk |
+//! | `put back 3` | node 3, which is down, gets the copy for its disk |
 //! | `recover 2 2,3` | an operator makes 2 and 3 the group, from the disk of node 2, which is down |
 //! | `cut 1->2`, `partition 1 \| 2 3`, `heal` | links |
 //! | `show` | every node's role, term, log and commit index |
@@ -159,6 +161,14 @@ fn obey(c: &mut Cluster, command: &str) -> Option<()> {
         }
         ("crash", _) => c.crash(id()?),
         ("restart", _) => c.restart(id()?),
+        ("copy", _) => {
+            let copy = c.node(id()?).disk.clone();
+            c.copies.insert(id()?, copy);
+        }
+        ("put", _) => {
+            let id = second()?.parse().ok()?;
+            c.node_mut(id).disk = c.copies.get(&id)?.clone();
+        }
         ("recover", _) => {
             let voters = second()?.split(',').map(|id| id.parse().ok());
             c.recover(id()?, &voters.collect::<Option<Vec<_>>>()?);

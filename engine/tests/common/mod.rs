@@ -178,6 +178,8 @@ pub struct Cluster {
     pub membership: Membership,
     /// An append carries one block at most.
     pub small_appends: bool,
+    /// Copies of disks that somebody keeps.
+    pub copies: BTreeMap<NodeId, Image>,
     /// What was applied at each index of each group, by anyone.
     applied: BTreeMap<(u64, Index), (LogId, Bytes)>,
     /// Of each group and term.
@@ -213,6 +215,7 @@ impl Cluster {
             trace: Vec::new(),
             membership: voters(n),
             small_appends: false,
+            copies: BTreeMap::new(),
             applied: BTreeMap::new(),
             leaders: BTreeMap::new(),
             todo: VecDeque::new(),
