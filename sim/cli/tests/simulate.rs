@@ -103,6 +103,7 @@ fn nodes_are_simulated_as_well() {
         [
             "acknowledged",
             "elections",
+            "excused",
             "faults",
             "forgetful",
             "reads",
