@@ -352,7 +352,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             self.configuration = Some((block.last(), membership));
         }
         let keeps = self.durable_machine && !self.witness;
-        if let Some(configuration) = self.configuration.clone().filter(|_| keeps) {
+        if let Some(configuration) = self.configuration.as_ref().filter(|_| keeps).cloned() {
             let which = |(&(session, sequence), &position)| snapshot::FreshWrite {
                 session,
                 sequence,
