@@ -18,8 +18,8 @@ use futures::FutureExt;
 use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
 use quorate_storage::{
-    ApplyMark, Codec, Committed, Failure, LogReadError, LogReader, Snapshot, SnapshotReader,
-    SnapshotStore, StateMachine, snapshot,
+    ApplyMark, Codec, Committed, Failure, LogReadError, LogReader, Snapshot, SnapshotStore,
+    StateMachine, snapshot,
 };
 use tokio::sync::Notify;
 
@@ -286,7 +286,10 @@ impl<S: StateMachine> ApplyWorker<S> {
         };
         let configuration = reader.info().meta.configuration.clone();
         if !self.witness {
-            self.restore_machine(last, configuration.clone(), reader).await?;
+            let restore =
+                sessions::restore(&mut self.machine, &*self.env, reader, self.durable_machine);
+            self.sessions = guarded(restore, || format!("restore {last}")).await?;
+            self.board.set_sessions(&self.sessions);
         }
         self.counters.snapshots_restored.increment();
         self.applied = last;
@@ -306,28 +309,6 @@ impl<S: StateMachine> ApplyWorker<S> {
             unknown.add(who, Reply::Failed(WriteError::Unknown));
         }
         self.send(unknown);
-    }
-
-    async fn restore_machine(
-        &mut self,
-        last: LogId,
-        configuration: (LogId, Membership),
-        reader: Arc<dyn SnapshotReader>,
-    ) -> Result<(), Cause> {
-        let taken_apart = blocking(&*self.env, move || sessions::parts(reader.into())).await;
-        let (mut sessions, state) = match taken_apart {
-            Some(Ok(parts)) => parts,
-            Some(Err(failure)) => return Err(format!("snapshot {last} can't be read: {failure}")),
-            None => return Err(format!("snapshot {last} can't be read")),
-        };
-        if self.durable_machine {
-            let mark = ApplyMark::new(last, configuration);
-            self.machine.keep(mark.with_sessions(sessions.bytes(), Vec::new()));
-        }
-        guarded(self.machine.restore(state), || format!("restore {last}")).await?;
-        self.board.set_sessions(&sessions);
-        self.sessions = sessions;
-        Ok(())
     }
 
     async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {

@@ -22,15 +22,17 @@
 //! All numbers are little-endian. The session's number is the index of the entry that opens it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_engine::{Index, Instant, planted};
 use quorate_network::{SessionRequest, SessionWrite};
 use quorate_storage::snapshot::KeptReply;
-use quorate_storage::{Failure, Snapshot};
+use quorate_storage::{ApplyMark, Failure, Snapshot, SnapshotMeta, SnapshotReader, StateMachine};
 
 use crate::config::Config;
+use crate::env::{Env, blocking};
 
 /// Length of the header of a session's entry.
 pub(crate) const ENTRY_HEADER_BYTES: usize = 40;
@@ -367,7 +369,7 @@ pub(crate) fn content(sessions: &Bytes, machine: Snapshot) -> Snapshot {
 ///
 /// # Errors
 /// A snapshot that can't be read, or was not built by a node.
-pub(crate) fn parts(mut content: Snapshot) -> Result<(Sessions, Snapshot), Failure> {
+fn parts(mut content: Snapshot) -> Result<(Sessions, Snapshot), Failure> {
     let mut read = Vec::new();
     let mut fill = |read: &mut Vec<u8>, bytes: u64| {
         while (read.len() as u64) < bytes {
@@ -388,6 +390,29 @@ pub(crate) fn parts(mut content: Snapshot) -> Result<(Sessions, Snapshot), Failu
     let sessions = Sessions::from_bytes(&read[CONTENT_HEADER_BYTES..end as usize])?;
     let rest = Some(read.slice(end as usize..)).filter(|rest| !rest.is_empty());
     Ok((sessions, Snapshot::new(rest.map(Ok).into_iter().chain(content))))
+}
+
+/// Gives `machine` the state of a snapshot, with a mark if it has a disk of its own (`marked`); returns
+/// the sessions that go with that state.
+///
+/// # Errors
+/// As [`parts`], or what the machine says.
+pub(crate) async fn restore<S: StateMachine>(
+    machine: &mut S,
+    env: &dyn Env,
+    reader: Arc<dyn SnapshotReader>,
+    marked: bool,
+) -> Result<Sessions, Failure> {
+    let SnapshotMeta { last, configuration, .. } = reader.info().meta.clone();
+    let taken_apart = blocking(env, move || parts(reader.into())).await;
+    let (mut sessions, state) =
+        taken_apart.unwrap_or_else(|| Err(Failure::msg("reading it panicked")))?;
+    if marked {
+        let mark = ApplyMark::new(last, configuration);
+        machine.keep(mark.with_sessions(sessions.bytes(), Vec::new()));
+    }
+    machine.restore(state).await?;
+    Ok(sessions)
 }
 
 // ---- log time at a leader ----

@@ -280,13 +280,8 @@ async fn restore<S: StateMachine>(
         let opened = blocking(env, move || opening.open(last)).await;
         let lost = || StorageError::Corrupt(format!("snapshot {last} can't be opened"));
         let reader = opened.ok_or_else(lost)??.ok_or_else(lost)?;
-        let parts = blocking(env, move || sessions::parts(reader.into())).await;
-        let (mut sessions, state) = parts.ok_or_else(lost)?.map_err(machine_failed)?;
-        if durable_machine {
-            let mark = ApplyMark::new(last, configuration.clone());
-            machine.keep(mark.with_sessions(sessions.bytes(), Vec::new()));
-        }
-        machine.restore(state).await.map_err(machine_failed)?;
+        let restored = sessions::restore(machine, env, reader, durable_machine).await;
+        let sessions = restored.map_err(machine_failed)?;
         let configuration = Some(configuration);
         return Ok(Base { last, configuration, sessions, durable_machine });
     }

@@ -425,9 +425,8 @@ impl Run {
     fn lacks_a_blank_member(&self) -> bool {
         let metrics: Vec<_> = self.cluster.nodes().iter().map(|node| node.metrics()).collect();
         let (blank, others): (Vec<_>, Vec<_>) = metrics.iter().partition(|m| m.last == 0);
-        let leads = |m: &&quorate::Metrics| m.role == RoleKind::Leader;
         !blank.is_empty()
-            && !metrics.iter().any(|m| leads(&m))
+            && metrics.iter().all(|m| m.role != RoleKind::Leader)
             && others.iter().all(|m| m.compacted > 0)
     }
 
