@@ -103,7 +103,6 @@ fn nodes_are_simulated_as_well() {
         [
             "acknowledged",
             "elections",
-            "excused",
             "faults",
             "forgetful",
             "reads",

@@ -159,8 +159,7 @@ impl World {
         if !node.disk.begin_sync() {
             return;
         }
-        let takes = self.rng.between(low, high) * 1_000 * node.slowness(self.time);
-        let at = (self.time + takes).max(node.hung_until);
+        let at = node.disk_done(self.time, self.rng.between(low, high) * 1_000);
         let life = node.life;
         self.schedule(at - self.time, Event::SyncDone { node: id, life });
     }

@@ -199,10 +199,17 @@ impl Node {
         self.applied < self.log.compacted().index
     }
 
-    /// How many times slower than usual its disk is at this moment of the world.
-    pub(crate) fn slowness(&self, world: u64) -> u64 {
+    /// When its disk is done with what takes so long at its usual pace, begun at this moment of the
+    /// world: slower as long as it is slow.
+    pub(crate) fn disk_done(&self, world: u64, takes: u64) -> u64 {
         let (until, times) = self.slow;
-        if world < until { times } else { 1 }
+        let at_first = (until.saturating_sub(world) / times).min(takes);
+        let done = if at_first < takes {
+            until.max(world) + takes - at_first
+        } else {
+            world + takes * times
+        };
+        done.max(self.hung_until)
     }
 
     /// Whether it takes part: up, not stopped, not paused.

@@ -106,9 +106,7 @@ impl World {
         // A sync that is slow or hangs may be that of the log alone: the snapshot may be durable
         // before the write that says which term it is of.
         let own_pace = self.snapshots.chance(300);
-        let times = if own_pace { 1 } else { node.slowness(self.time) };
-        let hung = if own_pace { 0 } else { node.hung_until };
-        let at = (self.time + takes * times).max(hung);
+        let at = if own_pace { self.time + takes } else { node.disk_done(self.time, takes) };
         let (life, snapshot) = (node.life, Arc::new(snapshot));
         let durable = Event::SnapshotDurable { node: id, life, snapshot, source };
         self.schedule(at - self.time, durable);
