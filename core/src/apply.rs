@@ -253,11 +253,12 @@ impl<S: StateMachine> ApplyWorker<S> {
             .clone()
             .ok_or("nothing was applied yet, not even a configuration")?;
         if self.witness {
-            return Ok(View { last, configuration, snapshot: Snapshot::from_bytes(Bytes::new()) });
+            let snapshot = Snapshot::from_bytes(Bytes::new());
+            return Ok(View { last, configuration, snapshot, of_witness: true });
         }
         let snapshot = guarded(self.machine.snapshot(), || "give a snapshot".into()).await?;
         let snapshot = sessions::content(&self.sessions.bytes(), snapshot);
-        Ok(View { last, configuration, snapshot })
+        Ok(View { last, configuration, snapshot, of_witness: false })
     }
 
     /// Up to where the state machine has its state on its own disk.

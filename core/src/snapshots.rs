@@ -36,6 +36,8 @@ pub(crate) struct View {
     pub(crate) last: LogId,
     pub(crate) configuration: (LogId, Membership),
     pub(crate) snapshot: Snapshot,
+    /// It is without data.
+    pub(crate) of_witness: bool,
 }
 
 /// What a node knows of its snapshots.
@@ -197,7 +199,17 @@ impl Node {
     }
 
     /// The apply worker gives a view: it is written out in the background.
+    ///
+    /// Not if a start could find it without knowing that this node is a witness, and so take it for the
+    /// state.
     pub(crate) fn on_view(&mut self, view: Result<View, String>) {
+        let known = self.engine.hard_state_is_durable();
+        let view = view.and_then(|view| match view {
+            View { of_witness: true, .. } if !known => {
+                Err("this node has become a witness, which its log does not say yet".into())
+            }
+            view => Ok(view),
+        });
         let view = match view {
             Ok(view) => view,
             Err(why) => {
@@ -208,7 +220,7 @@ impl Node {
         let wires = self.wires.clone();
         let (store, stop) = (self.snapshots.store.clone(), self.snapshots.stop.clone());
         let nonce = wires.env.random();
-        let View { last, configuration, snapshot } = view;
+        let View { last, configuration, snapshot, .. } = view;
         let meta = SnapshotMeta { last, configuration, nonce };
         let writing = self.wires.env.spawn(Box::pin(async move {
             let write = move || write_out(&*store, meta, snapshot, &stop);

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use common::*;
 use quorate::testing::Counter;
 use quorate::{
-    Index, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind, SnapshotStore,
-    StorageError, WriteError,
+    Index, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind, SnapshotError,
+    SnapshotStore, StorageError, WriteError,
 };
 use quorate_engine::EntryBlock;
 use quorate_storage::wal::{Crash, FakeDisk, Wal, WalOptions};
@@ -143,6 +143,28 @@ async fn three(config: quorate::Config) -> (Cluster, Vec<Arc<Script>>) {
     cluster.nodes[&1].initialize(members(1..=3)).await.unwrap();
     cluster.settle().await;
     (cluster, scripts)
+}
+
+/// A full replica that is added again as a witness, with a log that hangs: a snapshot without data that
+/// a start finds beside a log that does not say so would be taken for the state. (Found by a simulated
+/// world.)
+#[tokio::test(start_paused = true)]
+async fn a_witness_builds_no_snapshot_before_its_log_says_what_it_is() {
+    let (cluster, scripts) = three(config(|_| {})).await;
+    let leader = cluster.leader_among(&[1, 2, 3]).await;
+    cluster.nodes[&leader].write(1).await.unwrap();
+    let id = if leader == 3 { 2 } else { 3 };
+    let (node, script) = (&cluster.nodes[&id], &scripts[id as usize - 1]);
+    cluster.nodes[&leader].remove(id).await.unwrap();
+    script.state().hold = true;
+    drop(cluster.nodes[&leader].add_witness(id, format!("node-{id}")).timeout(SECOND).await);
+    assert!(node.metrics().witness && node.metrics().applied > 0);
+    let early = node.trigger().snapshot().await;
+    assert!(matches!(early, Err(SnapshotError::Failed(_))), "{early:?}");
+    script.release();
+    cluster.settle().await;
+    assert_eq!(node.trigger().snapshot().await.unwrap().bytes, 0);
+    cluster.shutdown().await;
 }
 
 // ---- failing writes ----
