@@ -374,7 +374,7 @@ impl Engine {
         if p.is_sent_a_snapshot() {
             return;
         }
-        let through = if p.witness { self.log.persisted() } else { self.log.last().index };
+        let through = if p.witness { self.given_to_witnesses() } else { self.log.last().index };
         out.push(Output::Replicate(Replicate {
             to: id,
             term: self.hard.term,
@@ -389,7 +389,21 @@ impl Engine {
         }));
     }
 
-    /// More is durable here, which is what witnesses wait for.
+    /// How far witnesses are given the log: as far as a full replica has it durably that can be elected
+    /// with their votes. That is this leader, if it is a voter; of a leader that a configuration leaves
+    /// out the voters that stay, or what it had told the witness alone would keep them from being
+    /// elected when it is gone.
+    fn given_to_witnesses(&self) -> Index {
+        let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
+        let membership = self.log.membership().expect("a leader has a configuration");
+        if membership.is_voter(self.config.id) {
+            return self.log.persisted();
+        }
+        let full = leader.progress.iter().filter(|(id, _)| membership.may_lead(**id));
+        full.map(|(_, p)| p.counted()).max().unwrap_or(0)
+    }
+
+    /// More is durable where witnesses wait for it.
     pub(crate) fn aim_witnesses(&self, out: &mut Outputs) {
         let Role::Leader(leader) = &self.role else { return };
         for (id, _) in leader.progress.iter().filter(|(_, p)| p.witness) {
@@ -571,6 +585,9 @@ impl Engine {
         }
         self.advance_commit(now, out);
         self.aim(from, out);
+        if !self.is_voter() {
+            self.aim_witnesses(out);
+        }
     }
 
     /// Commits what a quorum has durably, if it ends with an entry of the current term (paper
@@ -692,7 +709,7 @@ impl Progress {
     }
 
     /// What counts towards a commit of what it has durably.
-    fn counted(&self) -> Index {
+    pub(crate) fn counted(&self) -> Index {
         if self.is_quarantined() { 0 } else { self.matched }
     }
 

@@ -80,6 +80,30 @@ fn a_witness_never_has_more_than_every_replica() {
     assert_eq!(c.run_until_led(20_000), Some(1));
 }
 
+/// Nor more than those who stay when the leader is left out: it goes, and its durable log does not help
+/// to elect anyone. (Found by a simulated world.)
+#[test]
+fn a_leader_that_is_left_out_leaves_no_witness_ahead() {
+    let mut c = with_a_witness();
+    c.propose(1, 1);
+    c.deliver_all();
+    c.change(1, c.configured(1).demoted(1).unwrap());
+    (2..=3).for_each(|to| c.deliver(1, to));
+    (2..=3).for_each(|from| c.deliver(from, 1));
+    assert!(!c.configured(1).is_voter(1) && c.leads(1), "C_new is appended");
+    c.propose(1, 2);
+    (2..=3).for_each(|to| c.deliver(1, to));
+    let reached = c.last(3).index;
+    c.drop(1, 2);
+    c.cut(1, 2);
+    c.propose(1, 2);
+    c.run(5_000);
+    c.crash(1);
+    c.heal();
+    assert!(reached < c.last(2).index, "the witness waited for node 2");
+    assert_eq!(c.run_until_led(20_000), Some(2));
+}
+
 // ---- what it keeps ----
 
 fn commands(c: &Cluster, id: NodeId) -> (usize, usize) {
