@@ -220,8 +220,11 @@ pub enum ChangeError {
     /// No member has this id. Nothing was done.
     #[error("node {0} is not a member; nothing was done")]
     UnknownMember(NodeId),
-    /// A learner was still behind at the deadline. It stays a learner; ask for its promotion again.
-    #[error("the node has not caught up in time; it stays a learner, try again")]
+    /// A voter to be was still behind at the deadline, or too few of the new voters answered. It stays
+    /// as it was; ask again.
+    #[error(
+        "a node has not caught up, or too few answer; nothing was promoted or removed, try again"
+    )]
     NotCaughtUp,
     /// No leader said that it is done in time. It may have been done; look at the membership.
     #[error("no leader has confirmed the change in time; it may have been made, look again")]

@@ -15,6 +15,8 @@
 //! - Whoever leads ends the joint configuration that it finds, whoever began it.
 //! - A voter to be is a learner that has been heard and has caught up: it costs the group no
 //!   availability while it copies the log.
+//! - A quorum of the new voters answers and has a configuration when the change begins: the group
+//!   does not come to need a vote that it can't get.
 //! - A leader that is left out leads until C_new is committed and does not count itself; then it
 //!   hands over.
 //! - Who is left out is not replicated to any more and so can't see it in its log: it is told, when
@@ -29,6 +31,7 @@ use crate::io::{Decline, Output, Outputs};
 use crate::membership::Membership;
 use crate::message::{Message, Removed};
 use crate::planted;
+use crate::quorum::is_quorum;
 use crate::replication::Progress;
 use crate::types::{Instant, LogId, NodeId};
 
@@ -64,6 +67,14 @@ impl Engine {
         p.was_heard(now, lately)
             && !p.is_quarantined()
             && p.matched >= leader.log_was_at(now, self.config.election_timeout_min)
+    }
+
+    /// Whether `id` answers this leader, and has acknowledged entries or a snapshot: so it has a
+    /// configuration, without which it would grant no vote.
+    fn has_acknowledged(&self, now: Instant, id: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let lately = self.config.election_timeout_max;
+        leader.progress.get(&id).is_some_and(|p| p.was_heard(now, lately) && p.counted() > 0)
     }
 
     /// The newest configuration with other voters than the one before it, and that one; the first
@@ -136,6 +147,12 @@ impl Engine {
         }
         if to.voters() == current.voters() {
             return Ok(to);
+        }
+        // Without a quorum of the new voters the change can't end, nor would there be another leader.
+        let can_vote = |id| id == self.config.id || self.has_acknowledged(now, id);
+        if !is_quorum(&to, can_vote) {
+            let missing = to.voters().iter().find(|id| !can_vote(**id));
+            return Err(Decline::NotCaughtUp { id: *missing.expect("all are a quorum") });
         }
         Ok(current.settled().joint_with(&to))
     }

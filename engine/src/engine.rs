@@ -556,8 +556,8 @@ impl Engine {
         self.writes.hard_seq = self.writes.last_seq + 1;
     }
 
-    /// Whether term and vote are durable as they are.
-    pub(crate) fn hard_state_is_durable(&self) -> bool {
+    /// Whether a start would find [`Engine::hard_state`].
+    pub fn hard_state_is_durable(&self) -> bool {
         self.writes.hard_seq <= self.writes.durable_seq || planted::on("candidacy-leaves-early")
     }
 

@@ -336,7 +336,8 @@ pub enum Decline {
     ChangeInProgress,
     /// Another configuration than the expected one is in force.
     ConfigurationChanged,
-    /// It is to become a voter and is no learner that has been heard and has caught up with the log.
+    /// It is to become a voter and is no learner that has been heard and has caught up with the log;
+    /// or it is to be one of voters of whom no quorum answers and has acknowledged anything.
     NotCaughtUp {
         /// Who.
         id: NodeId,

@@ -385,6 +385,34 @@ fn only_a_learner_that_was_heard_and_has_caught_up_is_promoted() {
     assert_eq!(c.node(1).declined.last(), Some(&not));
 }
 
+/// A voter that never had a configuration grants no vote: with the leader demoted two of three would
+/// need it, and with that leader gone nobody could give it one. (Found by a simulated world.)
+#[test]
+fn a_change_begins_only_if_a_quorum_of_the_new_voters_can_vote() {
+    let mut c = Cluster::with_identities(3);
+    c.hold_disk(3);
+    c.initialize(1);
+    c.run(2_000);
+    assert!(c.leads(1) && c.configured(1).member(3).unwrap().incarnation == 103, "3 is heard");
+    let demoted = c.configured(1).demoted(1).unwrap();
+    c.change(1, demoted.clone());
+    assert_eq!(c.node(1).declined, [Decline::NotCaughtUp { id: 3 }]);
+    c.change(1, c.configured(1).without(3).unwrap());
+    c.run(500);
+    assert_eq!(ids(&c.configured(2)), [1, 2], "who is missing can be left out");
+    // Nor if one that had everything does not answer.
+    let mut c = Cluster::led_by_1(3);
+    c.crash(2);
+    c.run(2_000);
+    c.change(1, c.configured(1).without(1).unwrap());
+    assert_eq!(c.node(1).declined, [Decline::NotCaughtUp { id: 2 }]);
+    c.restart(2);
+    c.run(500);
+    c.change(1, c.configured(1).without(1).unwrap());
+    c.run(2_000);
+    assert_eq!(ids(&c.configured(2)), [2, 3]);
+}
+
 /// A member that is heard and lags is not caught up; one that follows a busy leader is.
 #[test]
 fn caught_up_means_one_election_timeout_behind_at_most() {

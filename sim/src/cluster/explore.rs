@@ -52,8 +52,6 @@ pub struct Statistics {
     pub forgetful: u64,
     /// Snapshots restored, at starts and from leaders.
     pub restored: u64,
-    /// 1 if no leader could be elected for want of a member that never had a configuration.
-    pub excused: u64,
     /// Simulated time.
     pub simulated_ms: u64,
 }
@@ -70,7 +68,6 @@ impl From<Statistics> for Counts {
             ("faults", s.faults),
             ("forgetful", s.forgetful),
             ("restored", s.restored),
-            ("excused", s.excused),
             ("simulated_ms", s.simulated_ms),
         ])
     }
@@ -97,7 +94,6 @@ pub(crate) fn explore(seed: u64, options: &Options) -> Result<Report, Failure> {
             sabotage: options.sabotage,
             numbers: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
-            excused: AtomicBool::new(false),
             outcomes: Mutex::default(),
             stop: AtomicBool::new(false),
             positions: Mutex::default(),
@@ -141,7 +137,6 @@ struct Run {
     sabotage: Option<Sabotage>,
     numbers: AtomicU64,
     repeated: AtomicU64,
-    excused: AtomicBool,
     outcomes: Mutex<BTreeMap<u64, Fate>>,
     stop: AtomicBool,
     /// Term, committed and applied of each node, in which of its lives.
@@ -385,9 +380,6 @@ impl Run {
         self.cluster.initialize().await;
         let bound = self.cluster.recovery_bound();
         if !self.reunites(bound).await {
-            if self.lacks_a_blank_member() {
-                return self.excused.store(true, Ordering::Relaxed);
-            }
             return self.sim.fail(PROMISE, "not every node could be made a voter again");
         }
         if let Err(missing) = self.cluster.ready(bound).await {
@@ -417,17 +409,6 @@ impl Run {
         if let Err(missing) = self.cluster.ready(bound).await {
             self.sim.fail(PROMISE, missing);
         }
-    }
-
-    /// Whether there is no leader, a member has never had a configuration, so that it can't vote, and
-    /// nobody else has the first one any more to introduce it with: a limit that `docs/elections.md`
-    /// tells of. It takes a change of voters before every member was reached.
-    fn lacks_a_blank_member(&self) -> bool {
-        let metrics: Vec<_> = self.cluster.nodes().iter().map(|node| node.metrics()).collect();
-        let (blank, others): (Vec<_>, Vec<_>) = metrics.iter().partition(|m| m.last == 0);
-        !blank.is_empty()
-            && metrics.iter().all(|m| m.role != RoleKind::Leader)
-            && others.iter().all(|m| m.compacted > 0)
     }
 
     /// Operators make every node a voter again, as far as there are not too many witnesses for that:
@@ -495,9 +476,7 @@ impl Run {
     }
 
     fn check(&self) {
-        let excused = self.excused.load(Ordering::Relaxed);
-        let level = self.cluster.members().into_iter().filter(|id| !self.is_witness(*id));
-        for id in level.filter(|_| !excused) {
+        for id in self.cluster.members().into_iter().filter(|id| !self.is_witness(*id)) {
             if let Err(what) = self.ledger.is_whole_on(id) {
                 self.sim.fail("everything is on every node", what);
             }
@@ -539,7 +518,6 @@ impl Run {
             faults,
             forgetful: u64::from(self.cluster.has_forgotten()),
             restored: self.ledger.restored(),
-            excused: self.excused.load(Ordering::Relaxed).into(),
             simulated_ms: self.sim.elapsed().as_millis() as u64,
         }
     }
