@@ -386,7 +386,8 @@ impl Run {
             return self.sim.fail(PROMISE, missing);
         }
         // A lane may still wait for a connection that broke before: what certainly was not done is
-        // tried again, for the same bound.
+        // tried again, for the same bound. And what was not sent yet may be an operator's order, who
+        // was told that it may still be done: if it removes somebody he is added again.
         let end = self.sim.elapsed() + bound;
         for id in self.cluster.members() {
             while !self.writes(id).await {
@@ -394,6 +395,7 @@ impl Run {
                     return self.sim.fail(PROMISE, format!("no write at node {id}"));
                 }
                 self.sim.sleep(RETRY).await;
+                self.reunites(bound).await;
             }
             let keys = if self.is_witness(id) { 0 } else { self.keys };
             for key in 0..keys {
@@ -402,6 +404,7 @@ impl Run {
                         return self.sim.fail(PROMISE, format!("no read at node {id}"));
                     }
                     self.sim.sleep(RETRY).await;
+                    self.reunites(bound).await;
                 }
             }
         }
