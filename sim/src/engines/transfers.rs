@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_engine::message::{InstallSnapshot, SnapshotProgress};
-use quorate_engine::{Input, LogId, Membership, Message, NodeId, Term};
+use quorate_engine::{Engine, Input, LogId, Membership, Message, NodeId, Term};
 
 use crate::engines::check::Fact;
 use crate::engines::event::Event;
@@ -90,6 +90,11 @@ impl World {
         let node = self.nodes.get_mut(id);
         let newest = node.disk.durable().snapshot.last().index;
         if node.transfers.building || node.applied < newest + every {
+            return;
+        }
+        // One without data is found by a start that has to know why.
+        let known = |e: &Engine| !e.hard_state().witness || e.hard_state_is_durable();
+        if !node.engine.as_ref().is_some_and(known) {
             return;
         }
         node.transfers.building = true;
