@@ -64,7 +64,8 @@ pub struct Config {
     /// A snapshot on its way is given up, and begun again, when nothing of it moved for this long,
     /// however long it takes. Default 10 s.
     pub snapshot_stall_timeout: Duration,
-    /// Behind every so many entries each replica computes a digest of its state and tells the others;
+    /// Behind every so many entries each replica computes a digest of its state, sessions included, and
+    /// tells the others;
     /// one whose state differs stops ([`StateMachine::digest`](crate::StateMachine::digest)). The same on
     /// every node. Default `None`, never; at least 1.
     pub state_hash_entries: Option<u64>,

@@ -4,9 +4,10 @@
 //! A state machine that is not deterministic, or memory that rots, lets replicas diverge in silence:
 //! the log is the same, what became of it is not. With
 //! [`Config::state_hash_entries`](crate::Config::state_hash_entries) every full replica tells the others
-//! its digest behind every so many entries. Digests are compared only of the same entry, whenever both
-//! are there, so nobody has to be in time. Who is wrong the replicas decide by majority; where there
-//! is none, by what the leader has: nobody can know then, and one state has to go on.
+//! its digest behind every so many entries: of the state machine, and of the sessions beside it. Digests
+//! are compared only of the same entry, whenever both are there, so nobody has to be in time. Who is
+//! wrong the replicas decide by majority; where there is none, by what the leader has: nobody can know
+//! then, and one state has to go on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,6 +21,16 @@ use crate::node::Node;
 
 /// How many digests of each replica are kept: one that lags behind the others compares within these.
 const KEPT: usize = 8;
+
+/// What [`fnv`] begins with.
+pub(crate) const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bits: goes on from `hash` with these bytes. The same wherever it is computed.
+pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
 
 /// Of one replica, by entry, oldest first.
 type Known = VecDeque<(LogId, u64)>;
@@ -163,14 +174,17 @@ impl<S: StateMachine> ApplyWorker<S> {
         through.min(next)
     }
 
-    /// Tells the node the digest of the state as it is, if one is due here.
+    /// Tells the node the digest of the state as it is, sessions included, if one is due here.
     pub(crate) async fn digest_when_due(&mut self) -> Result<(), String> {
         let Some(every) = self.digest_entries else { return Ok(()) };
         if self.applied.index % every != 0 || self.witness {
             return Ok(());
         }
         match guarded(self.machine.digest(), || "give a digest of its state".into()).await? {
-            Some(digest) => self.control.send(Control::Digest { at: self.applied, digest }),
+            Some(of_machine) => {
+                let digest = self.sessions.digest(of_machine);
+                self.control.send(Control::Digest { at: self.applied, digest });
+            }
             // It never will.
             None => self.digest_entries = None,
         }

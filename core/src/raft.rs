@@ -19,6 +19,7 @@ use crate::backup::{Backup, Restore};
 use crate::callers::{Caller, Callers, Once, ReadFn};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
+use crate::digests::{FNV_BASIS, fnv};
 use crate::env::{Env, blocking};
 use crate::error::{
     InitializeError, ReadError, SnapshotError, StartError, TransferError, WriteError,
@@ -510,14 +511,10 @@ fn outcome_of_read<T>(
 }
 
 /// The cluster's id, from its name, its first members and the backup that it began with, 0 for none:
-/// the same wherever it is computed (FNV-1a, 64 bits).
+/// the same wherever it is computed.
 pub(crate) fn cluster_id(name: &str, members: &Membership, backup: u64) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    };
+    let mut hash = FNV_BASIS;
+    let mut add = |bytes: &[u8]| hash = fnv(hash, bytes);
     add(name.as_bytes());
     for (id, member) in members.members() {
         add(&[0]);

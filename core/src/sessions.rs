@@ -32,6 +32,7 @@ use quorate_storage::snapshot::KeptReply;
 use quorate_storage::{ApplyMark, Failure, Snapshot, SnapshotMeta, SnapshotReader, StateMachine};
 
 use crate::config::Config;
+use crate::digests::{FNV_BASIS, fnv};
 use crate::env::{Env, blocking};
 
 /// Length of the header of a session's entry.
@@ -250,6 +251,24 @@ impl Sessions {
         let bytes = self.encoded.take().unwrap_or_else(|| self.encode());
         self.encoded = Some(bytes.clone());
         bytes
+    }
+
+    /// A digest of the state machine, with the table's mixed in; the same one if there never was a
+    /// session.
+    ///
+    /// The responses count as there or not there. What they say is left out: while a cluster is being
+    /// upgraded, each node encodes them as its version of the program does.
+    pub(crate) fn digest(&self, of_machine: u64) -> u64 {
+        if self.time_ms == 0 && self.sessions.is_empty() {
+            return of_machine;
+        }
+        let session = |(id, s): (&u64, &Session)| {
+            let kept: Vec<u64> = s.replies.keys().copied().collect();
+            [*id, s.ttl_ms, s.lapses_at, s.acknowledged, kept.len() as u64].into_iter().chain(kept)
+        };
+        let table = self.sessions.iter().flat_map(session);
+        let words = [of_machine, self.time_ms].into_iter().chain(table);
+        words.fold(FNV_BASIS, |hash, word| fnv(hash, &word.to_le_bytes()))
     }
 
     fn encode(&self) -> Bytes {
@@ -551,6 +570,37 @@ mod tests {
         let mut marked = Sessions::kept(&table.bytes(), &[kept]).unwrap();
         assert_eq!(run(&mut marked, 4, &write(102, 1, 2, 0), ""), reply("two"));
         assert!(Sessions::from_bytes(&[0xff; 3]).is_err());
+    }
+
+    #[test]
+    fn a_digest_is_of_all_that_decides() {
+        let mut none = Sessions::default();
+        assert_eq!(none.digest(5), 5, "costs nothing when there are none");
+        run(&mut none, 1, &write(0, 1, 1, 0), "");
+        assert_eq!(none.digest(5), 5, "a write of a session that there never was");
+        let table = |entries: &[Bytes], reply| {
+            let mut table = Sessions::default();
+            for (index, entry) in (1..).zip(entries) {
+                run(&mut table, index, entry, reply);
+            }
+            table
+        };
+        let entries = [open(100, 50, 3), write(101, 1, 1, 0), write(101, 1, 2, 0)];
+        let mut first = table(&entries, "one");
+        let digest = first.digest(5);
+        assert_eq!(Sessions::from_bytes(&first.bytes()).unwrap().digest(5), digest);
+        assert_eq!(table(&entries, "an encoding of the next version").digest(5), digest);
+        assert_ne!(first.digest(6), digest, "the machine's");
+        for (what, others) in [
+            ("log time", [open(100, 50, 3), write(101, 1, 1, 0), write(102, 1, 2, 0)]),
+            ("time to live", [open(100, 60, 3), write(101, 1, 1, 0), write(101, 1, 2, 0)]),
+            ("acknowledged", [open(100, 50, 3), write(101, 1, 1, 0), write(101, 1, 2, 1)]),
+            ("a response", [open(100, 50, 3), write(101, 1, 1, 0), write(101, 1, 1, 0)]),
+            ("which response", [open(100, 50, 3), write(101, 1, 1, 0), write(101, 1, 3, 0)]),
+            ("a session", [open(100, 50, 3), write(101, 1, 1, 0), open(101, 50, 3)]),
+        ] {
+            assert_ne!(table(&others, "one").digest(5), digest, "{what}");
+        }
     }
 
     #[test]

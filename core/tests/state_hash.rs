@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate::{
-    Committed, Config, Failure, InProcess, Metrics, NodeId, Postcard, Raft, Snapshot, StateMachine,
+    ApplyMark, Committed, Config, Failure, InProcess, MemoryDisk, Metrics, NodeId, Postcard, Raft,
+    Snapshot, StateMachine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,7 +80,7 @@ async fn cluster(machine: impl Fn(NodeId) -> Unordered) -> BTreeMap<NodeId, Raft
 }
 
 /// Waits until `id` has stopped; its cause.
-async fn stopped(nodes: &BTreeMap<NodeId, Raft<Unordered>>, id: NodeId) -> String {
+async fn stopped<S: StateMachine>(nodes: &BTreeMap<NodeId, Raft<S>>, id: NodeId) -> String {
     let fatal = |m: &Metrics| m.fatal.is_some();
     nodes[&id].wait(PATIENCE).until("a stop", fatal).await.unwrap().fatal.unwrap()
 }
@@ -142,6 +143,106 @@ async fn replicas_with_the_same_state_go_on_and_machines_without_a_digest_too() 
         for node in nodes.values() {
             let metrics = node.wait(PATIENCE).applied(last).await.unwrap();
             assert_eq!(metrics.fatal, None);
+        }
+        for node in nodes.values() {
+            node.shutdown().await;
+        }
+    }
+}
+
+/// Has no state but what the node gives it to keep, on a disk of its own, which may lose the sessions.
+#[derive(Default)]
+struct Keeper {
+    mark: ApplyMark,
+    disk: Arc<Mutex<ApplyMark>>,
+    forgetful: bool,
+}
+
+#[async_trait]
+impl StateMachine for Keeper {
+    type Command = u64;
+    type Response = u64;
+    type Codec = Postcard;
+
+    async fn apply(&mut self, entries: Vec<Committed<u64>>) -> Result<Vec<u64>, Failure> {
+        let responses: Vec<u64> = entries.into_iter().map(|entry| entry.command).collect();
+        let kept = ApplyMark::from_bytes(&self.mark.to_bytes::<Self>(&responses))?;
+        *self.disk.lock().unwrap() = match kept.configuration() {
+            Some(configuration) if self.forgetful => {
+                ApplyMark::new(kept.last(), configuration.clone())
+            }
+            _ => kept,
+        };
+        Ok(responses)
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        Ok(Snapshot::from_bytes(""))
+    }
+
+    async fn restore(&mut self, _: Snapshot) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn durable(&mut self) -> Result<Option<ApplyMark>, Failure> {
+        Ok(Some(self.disk.lock().unwrap().clone()))
+    }
+
+    fn keep(&mut self, mark: ApplyMark) {
+        self.mark = mark;
+    }
+
+    async fn digest(&mut self) -> Result<Option<u64>, Failure> {
+        Ok(Some(1))
+    }
+}
+
+/// What its state machine has is right: it would apply a write once more that is sent again.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_lost_its_sessions_stops() {
+    for forgetful in [true, false] {
+        let network = InProcess::default();
+        let disks: [(MemoryDisk, Arc<Mutex<ApplyMark>>); 3] = Default::default();
+        let start = |id: NodeId| {
+            let (log, disk) = disks[id as usize - 1].clone();
+            let machine = Keeper { disk, forgetful: forgetful && id == 3, ..Keeper::default() };
+            let mut config = Config::default();
+            config.state_hash_entries = Some(20);
+            let network = network.clone();
+            async move {
+                let builder = Raft::builder(id, machine).storage(log.open()).config(config);
+                let raft = builder.network(Arc::new(network.clone())).start().await.unwrap();
+                network.join(id, raft.host().inbound());
+                raft
+            }
+        };
+        let mut nodes = BTreeMap::new();
+        for id in 1..=3 {
+            nodes.insert(id, start(id).await);
+        }
+        nodes[&1].initialize((1..=3).map(|id| (id, format!("{id}")))).await.unwrap();
+        nodes[&1].wait(PATIENCE).leader().await.unwrap();
+        let session = nodes[&1].session().await.unwrap();
+        for n in 0..30 {
+            session.write(n).await.unwrap();
+        }
+        let last = nodes[&1].metrics().last;
+        let level = nodes[&3].wait(PATIENCE).applied(last).await.unwrap();
+        assert_eq!(level.fatal, None, "it still has them in memory");
+        network.leave(3);
+        nodes[&3].shutdown().await;
+        nodes.insert(3, start(3).await);
+        for n in 0..30 {
+            nodes[&1].write(n).await.unwrap();
+        }
+        if forgetful {
+            let cause = stopped(&nodes, 3).await;
+            assert!(cause.contains("most replicas"), "{cause}");
+        }
+        let last = nodes[&1].metrics().last;
+        for (id, node) in nodes.iter().filter(|(id, _)| **id != 3 || !forgetful) {
+            let metrics = node.wait(PATIENCE).applied(last).await.unwrap();
+            assert_eq!(metrics.fatal, None, "node {id}");
         }
         for node in nodes.values() {
             node.shutdown().await;
