@@ -57,6 +57,8 @@ pub struct Settings {
     pub session_ttl: Duration,
     /// How many sessions there may be.
     pub max_sessions: usize,
+    /// After how many entries the nodes compare their states; `None` for never.
+    pub state_hash_entries: Option<u64>,
     /// Memory for writes that wait: to be proposed, to be committed, to be applied, each.
     pub quota_bytes: usize,
 }
@@ -131,6 +133,7 @@ pub async fn run(
     config.keep_entries = settings.keep_entries;
     config.session_ttl = settings.session_ttl;
     config.max_sessions = settings.max_sessions;
+    config.state_hash_entries = settings.state_hash_entries;
     config.queue_bytes = settings.quota_bytes;
     config.uncommitted_bytes = settings.quota_bytes;
     config.unapplied_bytes = settings.quota_bytes;

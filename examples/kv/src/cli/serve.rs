@@ -105,6 +105,13 @@ pub(crate) struct Serve {
         value_parser = clap::value_parser!(u64).range(1..=10_000_000)
     )]
     max_sessions: u64,
+    /// After so many entries each node hashes its values, and one that has others than the rest stops;
+    /// never, if left out
+    ///
+    /// The same on every node. Reads and writes of a node wait while it hashes, about a second for each
+    /// GiB.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    state_hash_entries: Option<u64>,
     /// Memory for writes on their way; over it they are refused as `overloaded`
     ///
     /// Each for those that wait to be proposed, that wait to be committed, and that wait to be applied.
@@ -167,6 +174,7 @@ pub(crate) async fn run(args: Serve) -> Result<(), Exit> {
         keep_entries: args.keep_entries,
         session_ttl: args.session_ttl,
         max_sessions: args.max_sessions as usize,
+        state_hash_entries: args.state_hash_entries,
         quota_bytes: args.quota_bytes as usize,
     };
     let id = settings.id;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use redb::{Database, TableDefinition};
 
 use crate::support::{Cluster, Load, PATIENCE};
 
@@ -145,5 +146,38 @@ async fn an_old_copy_of_a_disk() {
     load.goes_on(100).await;
     let acknowledged = load.finish().await;
     cluster.holds(&cluster.ids(), acknowledged).await;
+    cluster.end().await;
+}
+
+/// A value in the database of one node rots, where no checksum of the log looks: the others tell it.
+#[tokio::test]
+async fn a_value_that_rots_in_the_database_stops_its_node() {
+    let mut cluster = Cluster::prepared(3);
+    for command in cluster.commands.values_mut() {
+        let more = ["--store", "redb", "--state-hash-entries", "50"];
+        command.more = more.map(str::to_owned).to_vec();
+    }
+    cluster.up_all();
+    cluster.complete().await;
+    let load = Load::start(&cluster);
+    load.goes_on(100).await;
+    let leader = cluster.leader().await;
+    let rotten = cluster.others(leader)[0];
+    cluster.stop(rotten).await;
+    let values = TableDefinition::<&str, &[u8]>::new("values");
+    let database = Database::open(cluster.commands[&rotten].data.join("values.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(values).unwrap().insert("nobody wrote this", &b"1"[..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    cluster.up(rotten);
+    cluster.says(rotten, "is not what most replicas have").await;
+    load.goes_on(100).await;
+    let acknowledged = load.finish().await;
+    cluster.holds(&cluster.others(rotten), acknowledged).await;
+    for id in cluster.others(rotten) {
+        assert!(!cluster.printed(id).contains("had to stop"), "{}", cluster.printed(id));
+    }
+    cluster.kill(rotten);
     cluster.end().await;
 }
