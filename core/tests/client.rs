@@ -529,6 +529,14 @@ async fn a_client_of_another_cluster_is_refused_at_once_and_in_words() {
     assert!(matches!(error, ReadError::Refused(_)), "{error}");
     let nowhere = Client::<Ledger>::builder(Vec::<String>::new()).build();
     assert!(matches!(nowhere.status().await, Err(ReadError::Refused(_))));
+    let mut restless = ClientConfig::default();
+    restless.probe_interval = Duration::ZERO;
+    let restless = nodes.builder().config(restless).build();
+    let error = restless.write(1).await.unwrap_err();
+    assert!(matches!(error, WriteError::Refused(_)), "{error}");
+    assert!(error.to_string().contains("probe_interval is zero"), "{error}");
+    assert!(matches!(restless.read_index().await, Err(ReadError::Refused(_))));
+    assert!(matches!(restless.session().await, Err(WriteError::Refused(_))));
     // A group that does not run there may yet come: that is waited for.
     let mut impatient = ClientConfig::default();
     impatient.deadline = Duration::from_millis(200);

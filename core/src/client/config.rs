@@ -4,6 +4,14 @@ use std::time::Duration;
 
 use quorate_network::tcp::TcpOptions;
 
+use crate::raft::REQUEST_BYTES;
+
+/// What anything but a deadline may last.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What a write without a byte takes of [`ClientConfig::max_in_flight_bytes`].
+const SMALLEST_WRITE_BYTES: usize = 2 * REQUEST_BYTES;
+
 /// Settings of a [`Client`](crate::Client).
 ///
 /// ```
@@ -47,6 +55,41 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
+    /// Whether a client can work with these settings.
+    ///
+    /// # Errors
+    /// What is wrong and what to set.
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (name, value, default) in [
+            ("deadline", self.deadline, "5 s"),
+            ("backoff_min", self.backoff_min, "20 ms"),
+            ("connect_timeout", self.connect_timeout, "1 s"),
+            ("probe_interval", self.probe_interval, "1 s"),
+            ("probe_timeout", self.probe_timeout, "2 s"),
+        ] {
+            if value.is_zero() {
+                return Err(format!("{name} is zero; {default} is the default"));
+            }
+            if name != "deadline" && value > LONGEST {
+                return Err(format!("{name} is over an hour; failures would last as long"));
+            }
+        }
+        if self.backoff_max < self.backoff_min {
+            return Err(format!(
+                "backoff_max {:?} must be at least backoff_min {:?}",
+                self.backoff_max, self.backoff_min
+            ));
+        }
+        if self.max_in_flight_bytes < SMALLEST_WRITE_BYTES {
+            return Err(format!(
+                "max_in_flight_bytes {} must be at least {SMALLEST_WRITE_BYTES}, or no write could be \
+                 made",
+                self.max_in_flight_bytes
+            ));
+        }
+        Ok(())
+    }
+
     /// The transport's part of the settings.
     pub(super) fn tcp(&self, seed: u64) -> TcpOptions {
         let mut options = TcpOptions::default();
@@ -58,5 +101,40 @@ impl ClientConfig {
         options.backoff_max = self.backoff_max;
         options.seed = seed;
         options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_no_client_can_work_with_are_refused_by_name() {
+        let changed = |change: &dyn Fn(&mut ClientConfig)| {
+            let mut config = ClientConfig::default();
+            change(&mut config);
+            config.check()
+        };
+        assert_eq!(changed(&|_| ()), Ok(()));
+        assert_eq!(changed(&|c| c.deadline = Duration::MAX), Ok(()), "some wait for ever");
+        assert_eq!(changed(&|c| c.backoff_max = c.backoff_min), Ok(()));
+        type Change = fn(&mut ClientConfig);
+        let wrong: [(&str, Change); 11] = [
+            ("deadline", |c| c.deadline = Duration::ZERO),
+            ("backoff_min", |c| c.backoff_min = Duration::ZERO),
+            ("backoff_min", |c| c.backoff_min = Duration::MAX),
+            ("backoff_max", |c| c.backoff_max = Duration::ZERO),
+            ("connect_timeout", |c| c.connect_timeout = Duration::ZERO),
+            ("connect_timeout", |c| c.connect_timeout = Duration::MAX),
+            ("probe_interval", |c| c.probe_interval = Duration::ZERO),
+            ("probe_interval", |c| c.probe_interval = Duration::MAX),
+            ("probe_timeout", |c| c.probe_timeout = Duration::ZERO),
+            ("probe_timeout", |c| c.probe_timeout = Duration::MAX),
+            ("max_in_flight_bytes", |c| c.max_in_flight_bytes = SMALLEST_WRITE_BYTES - 1),
+        ];
+        for (name, change) in wrong {
+            let why = changed(&change).unwrap_err();
+            assert!(why.starts_with(name), "{name}: {why}");
+        }
     }
 }

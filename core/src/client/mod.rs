@@ -67,6 +67,8 @@ struct Shared {
     asked: mpsc::UnboundedSender<Asked>,
     in_flight_bytes: Arc<AtomicUsize>,
     config: ClientConfig,
+    /// What is wrong with the settings, if something is: then nothing is ever asked.
+    unusable: Option<String>,
     max_call_bytes: usize,
     env: Arc<dyn Env>,
 }
@@ -235,6 +237,9 @@ impl Shared {
     }
 
     async fn ask_within(&self, patience: Duration, kind: CallKind) -> CallOutcome {
+        if let Some(why) = &self.unusable {
+            return CallOutcome::Refused(why.clone());
+        }
         let (bytes, count) = match &kind {
             CallKind::Write { commands, .. } => {
                 (commands.iter().map(Bytes::len).sum::<usize>(), commands.len())
@@ -337,10 +342,14 @@ impl<S: StateMachine> ClientBuilder<S> {
 
     /// The client. It connects when it is first asked for something.
     ///
+    /// With settings that no client can work with (a [`ClientConfig::probe_interval`] of zero, say) it
+    /// never does: every call is `Refused` at once, and told which setting it is.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn build(self) -> Client<S> {
         let env = self.env.unwrap_or_else(|| Arc::new(TokioEnv::new()));
+        let unusable = self.config.check().err();
         let options = self.config.tcp(env.random());
         let max_call_bytes = options.max_frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES);
         let (to, asked) = mpsc::unbounded_channel();
@@ -355,8 +364,8 @@ impl<S: StateMachine> ClientBuilder<S> {
             in_flight_bytes: in_flight_bytes.clone(),
         });
         drop(env.spawn(Box::pin(task.run())));
-        let shared =
-            Shared { asked: to, in_flight_bytes, config: self.config, max_call_bytes, env };
+        let config = self.config;
+        let shared = Shared { asked: to, in_flight_bytes, config, unusable, max_call_bytes, env };
         Client { shared: Arc::new(shared), machine: PhantomData }
     }
 }
