@@ -4,10 +4,16 @@
 //! `recovery`, what is promised in `docs/repair.md`.
 
 use std::collections::BTreeSet;
+#[cfg(feature = "wal")]
+use std::path::Path;
 use std::sync::mpsc;
 
+#[cfg(feature = "wal")]
+use quorate_engine::GroupId;
 use quorate_engine::quorum::is_quorum;
 use quorate_engine::{EntryBlock, HardState, Index, Log, LogId, Membership, NodeId, Recovery};
+#[cfg(feature = "wal")]
+use quorate_storage::wal::{Wal, WalOptions};
 use quorate_storage::{
     Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, StorageError, WriteBatch, WriteDone,
 };
@@ -34,7 +40,7 @@ use crate::env::Env;
 /// # Ok(()) }
 /// ```
 pub struct Survivor {
-    storage: Box<dyn RaftStorage>,
+    open: OpenStorage,
     identity: Identity,
     hard_state: HardState,
     log: Log,
@@ -43,6 +49,9 @@ pub struct Survivor {
     /// The last entry of the newest snapshot.
     snapshot: LogId,
 }
+
+/// Gives the storage that was read, to be written to. Called only once the operator has decided.
+type OpenStorage = Box<dyn FnOnce() -> Result<Box<dyn RaftStorage>, StorageError> + Send>;
 
 /// Why a quorum was not recovered. Nothing was changed, but for [`RecoverError::Storage`].
 #[derive(Debug, thiserror::Error)]
@@ -72,19 +81,17 @@ pub enum RecoverError {
 }
 
 impl Survivor {
-    /// Opens the embedded log in `directory`, of the group `group` (1 unless several share a host).
+    /// Reads the embedded log in `directory`, of the group `group` (1 unless several share a host).
     /// Blocks while it reads; nobody else can have the directory then, so a node that runs there is
-    /// never touched.
+    /// never touched. Nothing on the disk is changed before [`Survivor::recover`].
     ///
     /// # Errors
     /// [`RecoverError::NothingHere`] if no node has joined a cluster there;
     /// [`RecoverError::Storage`] with [`StorageError::InUse`] if one runs there, and if the log is
     /// damaged.
     #[cfg(feature = "wal")]
-    pub fn open(directory: impl AsRef<std::path::Path>, group: u64) -> Result<Self, RecoverError> {
-        use quorate_storage::wal::{Wal, WalOptions};
+    pub fn open(directory: impl AsRef<Path>, group: GroupId) -> Result<Self, RecoverError> {
         let directory = directory.as_ref();
-        // Opened where nothing is, a log would be begun.
         let log_files = std::fs::read_dir(directory).map(|entries| {
             entries.flatten().any(|e| e.path().extension().is_some_and(|suffix| suffix == "log"))
         });
@@ -92,8 +99,17 @@ impl Survivor {
             let text = format!("{} holds no log of a node", directory.display());
             return Err(RecoverError::NothingHere(text));
         }
-        let wal = Wal::open(directory, WalOptions::default())?;
-        Self::of(wal.group(group))
+        let (recovered, mut snapshots) = Wal::look(directory, group)?;
+        let (directory, seen) = (directory.to_owned(), recovered.clone());
+        let open = move || {
+            let mut storage = Wal::open(&directory, WalOptions::default())?.group(group);
+            if storage.recover()? != seen {
+                let text = format!("the log in {} has changed meanwhile", directory.display());
+                return Err(StorageError::Unusable(text));
+            }
+            Ok(Box::new(storage) as Box<dyn RaftStorage>)
+        };
+        Self::read(recovered, snapshots.pop(), Box::new(open))
     }
 
     /// Reads any storage. Blocks while it does.
@@ -102,12 +118,21 @@ impl Survivor {
     /// As [`Survivor::open`].
     pub fn of(storage: impl RaftStorage) -> Result<Self, RecoverError> {
         let mut storage: Box<dyn RaftStorage> = Box::new(storage);
+        let recovered = storage.recover()?;
+        let newest = storage.snapshots().list()?.pop();
+        Self::read(recovered, newest, Box::new(move || Ok(storage)))
+    }
+
+    fn read(
+        recovered: Recovered,
+        newest: Option<SnapshotInfo>,
+        open: OpenStorage,
+    ) -> Result<Self, RecoverError> {
         let Recovered { identity, mut hard_state, compacted, last, runs, configurations } =
-            storage.recover()?;
+            recovered;
         let corrupt = StorageError::Corrupt;
         let mut log = Log::recovered(compacted, last, runs, configurations)
             .map_err(|e| corrupt(e.to_string()))?;
-        let newest = storage.snapshots().list()?.pop();
         let snapshot = newest.as_ref().map_or(compacted, |info| info.meta.last);
         let ahead = |info: &SnapshotInfo| {
             let to = info.meta.last;
@@ -120,7 +145,7 @@ impl Survivor {
         }
         match identity {
             Some(identity) if identity.cluster != 0 && log.membership().is_some() => {
-                Ok(Self { storage, identity, hard_state, log, unfinished, snapshot })
+                Ok(Self { open, identity, hard_state, log, unfinished, snapshot })
             }
             _ => {
                 let text = "this node has joined no cluster yet: there is nothing to recover";
@@ -230,12 +255,11 @@ impl Survivor {
         env: &dyn Env,
     ) -> Result<Recovery, RecoverError> {
         self.check(voters)?;
-        if let Some(SnapshotInfo { meta, .. }) = self.unfinished.take() {
+        let reset = self.unfinished.take().map(|SnapshotInfo { meta, .. }| {
             // As a start would, before anything else is said of the log.
             let (to, configuration) = (meta.last, meta.configuration);
-            let hard_state = LogOp::HardState(self.hard_state);
-            self.write(vec![hard_state, LogOp::Reset { to, configuration }])?;
-        }
+            vec![LogOp::HardState(self.hard_state), LogOp::Reset { to, configuration }]
+        });
         let former = self.configuration().1.recovery().map(|r| r.former.clone());
         let known = |id: &u64| former.iter().flatten().any(|known| known == id);
         let cluster = std::iter::repeat_with(|| env.random())
@@ -247,20 +271,20 @@ impl Survivor {
         // The vote of this term is its own: nobody else can ever have led in it.
         let voted_for = Some(self.id());
         let hard_state = HardState { term: forced.term(), voted_for, ..self.hard_state };
-        self.write(vec![
-            LogOp::Identity(identity),
-            LogOp::HardState(hard_state),
-            LogOp::Append(forced),
-        ])?;
+        let forced =
+            vec![LogOp::Identity(identity), LogOp::HardState(hard_state), LogOp::Append(forced)];
+        let mut storage = (self.open)()?;
+        for ops in reset.into_iter().chain([forced]) {
+            write(&mut *storage, ops)?;
+        }
         Ok(recovery.expect("it was put in above"))
     }
+}
 
-    /// One batch, durable when this returns.
-    fn write(&mut self, ops: Vec<LogOp>) -> Result<(), StorageError> {
-        let (to, durable) = mpsc::channel();
-        self.storage
-            .submit(WriteBatch { ops }, WriteDone::new(move |result| drop(to.send(result))));
-        // A storage that drops a batch without a word is heard as one that failed.
-        durable.recv().expect("every batch is answered")
-    }
+/// One batch, durable when this returns.
+fn write(storage: &mut dyn RaftStorage, ops: Vec<LogOp>) -> Result<(), StorageError> {
+    let (to, durable) = mpsc::channel();
+    storage.submit(WriteBatch { ops }, WriteDone::new(move |result| drop(to.send(result))));
+    // A storage that drops a batch without a word is heard as one that failed.
+    durable.recv().expect("every batch is answered")
 }

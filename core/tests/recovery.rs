@@ -5,7 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use quorate::{Event, InitializeError, NodeId, RecoverError, Survivor, TokioEnv};
+use quorate::{
+    Event, InitializeError, NodeId, Raft, RecoverError, StorageError, Survivor, TokioEnv,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,4 +172,67 @@ async fn a_recovered_cluster_may_be_recovered_again() {
     assert!(alone.is_err(), "node 4 was left out, and nobody of 5's cluster hears it");
     cluster.nodes[&5].shutdown().await;
     cluster.nodes[&4].shutdown().await;
+}
+
+/// What is in each file of `directory`.
+#[cfg(feature = "wal")]
+fn contents(directory: &std::path::Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let content = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+    };
+    std::fs::read_dir(directory).unwrap().map(content).collect()
+}
+
+/// Whoever only looks at what a crash has left leaves it as it is, a torn write at the end too.
+#[cfg(feature = "wal")]
+#[tokio::test]
+async fn to_look_at_a_directory_changes_nothing_in_it() {
+    use quorate_storage::wal::{RealDisk, inspect};
+    use std::os::unix::fs::FileExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let (ledger, _) = Ledger::new();
+        Raft::builder(1, ledger).data_dir(dir.path()).start()
+    };
+    let node = start().await.unwrap();
+    node.initialize(members(1..=3)).await.unwrap();
+    let running = Survivor::open(dir.path(), 1).err().unwrap();
+    assert!(matches!(running, RecoverError::Storage(StorageError::InUse(_))), "{running}");
+    node.shutdown().await;
+    drop(node);
+    let report = inspect(&RealDisk::read_only(dir.path())).unwrap().segments.pop().unwrap();
+    let newest = contents(dir.path()).into_keys().filter(|name| name.ends_with(".log")).max();
+    let file = std::fs::File::options().write(true).open(dir.path().join(newest.unwrap())).unwrap();
+    file.write_all_at(&[0xab; 700], report.end).unwrap();
+    std::fs::write(dir.path().join("snapshot-0000000000000001-x.tmp"), "half").unwrap();
+
+    let torn = contents(dir.path());
+    let survivor = Survivor::open(dir.path(), 1).unwrap();
+    assert_eq!((survivor.id(), survivor.last().index), (1, 1));
+    survivor.check(&[1].into()).unwrap();
+    assert!(!survivor.is_recovered_with(&[1].into()));
+    assert!(contents(dir.path()) == torn, "it was only looked at");
+    let error = survivor.recover(&[1, 2].into(), &TokioEnv::new()).unwrap_err();
+    assert!(matches!(error, RecoverError::NotLost { .. }), "{error}");
+    assert!(contents(dir.path()) == torn, "it was refused");
+    let copy = tempfile::tempdir().unwrap();
+    for (name, bytes) in torn.iter().filter(|(name, _)| *name != "LOCK") {
+        std::fs::write(copy.path().join(name), bytes).unwrap();
+    }
+    assert_eq!(Survivor::open(copy.path(), 1).unwrap().last().index, 1);
+    assert!(!copy.path().join("LOCK").exists());
+
+    // A node ran in between, and has said more since.
+    let late = Survivor::open(dir.path(), 1).unwrap();
+    let recovery = Survivor::open(dir.path(), 1).unwrap();
+    recovery.recover(&[1].into(), &TokioEnv::new()).unwrap();
+    let error = late.recover(&[1].into(), &TokioEnv::new()).unwrap_err();
+    assert!(error.to_string().contains("has changed meanwhile"), "{error}");
+    let whole = contents(dir.path());
+    assert!(whole != torn && !whole.keys().any(|name| name.ends_with(".tmp")));
+    let node = start().await.unwrap();
+    assert_eq!(node.write(5).await.unwrap(), 1);
+    node.shutdown().await;
 }

@@ -51,7 +51,7 @@ pub trait Disk: Send + Sync + 'static {
     /// somebody else has it.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system; `NotFound` if there is none and this disk may not make it.
     fn lock(&self, name: &str) -> io::Result<Option<DiskLock>>;
 
     /// Where this is, for messages.
@@ -123,7 +123,8 @@ impl RealDisk {
         Ok(Self { path, writable: true })
     }
 
-    /// The existing directory `path`, for looking only: every change fails, and nothing is locked.
+    /// The existing directory `path`, for looking only: every change fails, and there is no lock to be
+    /// had that was never taken before.
     pub fn read_only(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), writable: false }
     }
@@ -194,11 +195,11 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, name: &str) -> io::Result<Option<DiskLock>> {
-        self.writable()?;
         // Not truncated: the file has no content, and it stays when the lock goes. Removing it
         // would let two processes lock two files of one name.
         let path = self.path.join(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(self.writable).truncate(false).open(path)?;
         match fs4::FileExt::try_lock(&file) {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs4::TryLockError::WouldBlock) => Ok(None),

@@ -50,14 +50,15 @@ mod format_tests;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use quorate_engine::GroupId;
 
 use crate::log::{LogReader, RaftStorage, Recovered, StorageError, WriteBatch, WriteDone};
-use crate::snapshot::SnapshotStore;
+use crate::snapshot::{SnapshotInfo, SnapshotStore};
 
 pub use disk::*;
 pub use fake_disk::*;
@@ -69,6 +70,8 @@ pub use inspect::*;
 pub use writer::WalStats;
 
 use reader::WalReader;
+use recovery::replay;
+use segment::{LOCK_NAME, failed};
 use shared::{Handles, Shared};
 use snapshots::WalSnapshots;
 use writer::{Group, Writer, claim, release};
@@ -147,6 +150,30 @@ impl Wal {
             StorageError::Failed(anyerror::AnyError::new(&e).add_context(context))
         })?;
         Self::open_on(Arc::new(disk), options)
+    }
+
+    /// What [`Wal::open`] and the recovery of `group` would find in the directory `path`, and the group's
+    /// snapshots, oldest first. Changes nothing there: of a torn tail nothing is told, and it stays
+    /// where it is. Nobody else can have the directory meanwhile.
+    ///
+    /// # Errors
+    /// As [`Wal::open`]; without a directory [`StorageError::Failed`].
+    pub fn look(
+        path: impl Into<PathBuf>,
+        group: GroupId,
+    ) -> Result<(Recovered, Vec<SnapshotInfo>), StorageError> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::read_only(path));
+        let _lock = match disk.lock(LOCK_NAME) {
+            Ok(None) => return Err(StorageError::InUse(disk.describe())),
+            Ok(lock) => lock,
+            // No log that runs is without: this is a copy of one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(failed(&*disk, "locking the directory", &e)),
+        };
+        let found = replay(&*disk)?.groups.remove(&group).map(|replayed| replayed.state.now);
+        let lock = Weak::new();
+        let snapshots = WalSnapshots { disk, group, files: Arc::default(), lock };
+        Ok((found.unwrap_or_default(), snapshots.list()?))
     }
 
     /// [`Wal::open`] on any [`Disk`].
