@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use common::*;
 use quorate::{
-    Event, InitializeError, NodeId, Raft, RecoverError, StorageError, Survivor, TokioEnv,
+    Event, InitializeError, NodeId, Raft, RaftStorage as _, RecoverError, StorageError, Survivor,
+    TokioEnv,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -172,6 +173,46 @@ async fn a_recovered_cluster_may_be_recovered_again() {
     assert!(alone.is_err(), "node 4 was left out, and nobody of 5's cluster hears it");
     cluster.nodes[&5].shutdown().await;
     cluster.nodes[&4].shutdown().await;
+}
+
+/// It was killed when a snapshot of the leader was durable, and before its log began anew behind that.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_the_log_has_yet_to_follow_counts() {
+    let mut cluster = Cluster::new(3, config(|_| {})).await;
+    cluster.nodes[&1].write(0).await.unwrap();
+    cluster.ledger().await;
+    cluster.stop(3).await;
+    let behind = survivor(&cluster, 3).last();
+    cluster.leader_among(&[1, 2]).await;
+    for n in 1..50 {
+        cluster.nodes[&1].write(n).await.unwrap();
+    }
+    let info = cluster.nodes[&1].trigger().snapshot().await.unwrap();
+    for id in [1, 2] {
+        cluster.stop(id).await;
+    }
+    let (from, to) = (cluster.disks[&1].open(), cluster.disks[&3].open());
+    let content = from.snapshots().open(info.meta.last).unwrap().unwrap();
+    let mut received = to.snapshots().create(info.meta.clone()).unwrap();
+    received.append(&content.read_at(0, usize::MAX).unwrap()).unwrap();
+    assert_eq!(received.commit().unwrap(), info);
+    drop((from, to));
+
+    let found = survivor(&cluster, 3);
+    let last = info.meta.last;
+    assert!(last.index > behind.index);
+    assert_eq!((found.last(), found.committed()), (last, last.index));
+    assert_eq!(found.configuration(), (info.meta.configuration.0, &info.meta.configuration.1));
+    assert!(found.hard_state().term >= last.term);
+    let recovery = recover(&cluster, 3, &[3]);
+    assert_eq!((recovery.after, recovery.at.index), (last, last.index + 1));
+    let written = cluster.disks[&3].open().recover().unwrap();
+    assert_eq!((written.compacted, written.last), (last, recovery.at), "nothing of before is left");
+    cluster.start(3).await;
+    cluster.leader_among(&[3]).await;
+    assert_eq!(cluster.nodes[&3].write(50).await.unwrap(), 51);
+    assert_eq!(cluster.ledger().await, (0..=50).collect::<Vec<_>>());
+    cluster.shutdown().await;
 }
 
 /// What is in each file of `directory`.
