@@ -363,6 +363,15 @@ impl<S: StateMachine> GroupBuilder<S> {
 }
 
 impl HostInner {
+    /// How many clients are connected.
+    pub(crate) fn clients(&self) -> usize {
+        #[cfg(feature = "tcp")]
+        if let Some(transport) = &self.transport {
+            return transport.clients();
+        }
+        0
+    }
+
     fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, GroupEntry>> {
         self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -258,7 +258,10 @@ fn families() -> Vec<Family> {
         Family("quorate_peer_snapshot", None, "1 while the follower is sent a snapshot", {
             Gauge(|s| by_peer(s, |peer| Some(peer.snapshot.into())))
         }),
-        // Messages.
+        // Clients and messages.
+        Family("quorate_clients", None, "Clients connected to the host, whatever they ask", {
+            Gauge(|s| one(s.stats.clients))
+        }),
         Family("quorate_messages_sent", None, "Messages to peers, by lane", {
             Counter(|s| by_lane(s, |lane| lane.sent))
         }),

@@ -220,6 +220,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     board.publish(|metrics| metrics.membership = configuration);
     node.publish();
     let observer = Observer {
+        host: Arc::downgrade(&inner),
         board: board.clone(),
         counters,
         queued_bytes: queued_bytes.clone(),

@@ -5,8 +5,8 @@
 //! somebody looks.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use quorate_engine::{Index, Instant, NodeId, ReadMode};
@@ -15,6 +15,7 @@ use quorate_network::{CallOutcome, Lane};
 use crate::env::Env;
 use crate::error::{ReadError, WriteError};
 use crate::histogram::{Histogram, Recorder};
+use crate::host::HostInner;
 use crate::metrics::Board;
 
 /// The words of [`WriteError::reason`].
@@ -121,6 +122,9 @@ pub struct Stats {
     /// Snapshots that the state machine has restored, since the start.
     pub snapshots_restored: u64,
 
+    /// Programs that are no members and have a connection to this node's host, over its own TCP
+    /// transport, whatever groups they ask; 0 with another network.
+    pub clients: u64,
     /// Messages to peers, by lane.
     pub lanes: BTreeMap<Lane, LaneStats>,
     /// Bytes of messages of peers that wait for the node.
@@ -324,6 +328,8 @@ fn by_word(words: &[&'static str], counts: &[Count]) -> BTreeMap<&'static str, u
 /// Where the numbers of one group are, also after it has stopped. Keeps nothing running.
 #[derive(Clone)]
 pub(crate) struct Observer {
+    /// Knows who is connected.
+    pub(crate) host: Weak<HostInner>,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
@@ -373,6 +379,7 @@ impl Observer {
             snapshots_received: c.snapshots_received.get(),
             snapshot_received_bytes: c.snapshot_received_bytes.get(),
             snapshots_restored: c.snapshots_restored.get(),
+            clients: self.host.upgrade().map_or(0, |host| host.clients()) as u64,
             lanes: Lane::ALL.iter().enumerate().map(|(at, of)| (*of, lane(at))).collect(),
             inbox_bytes: self.inbox_bytes.load(Ordering::Relaxed) as u64,
             inbox_dropped: c.inbox_dropped.get(),

@@ -518,6 +518,26 @@ async fn a_leader_that_falls_silent_is_left() {
     nodes.stop().await;
 }
 
+/// Whether or not they ask anything.
+#[tokio::test]
+async fn a_node_says_how_many_clients_it_has() {
+    let nodes = Nodes::start(1, config(|_| {})).await;
+    let clients = || nodes.nodes[&1].stats().clients;
+    assert_eq!(clients(), 0);
+    let (one, two) = (nodes.builder().build(), nodes.builder().build());
+    one.status().await.unwrap();
+    assert_eq!(clients(), 1);
+    two.write(1).await.unwrap();
+    assert_eq!(clients(), 2);
+    drop(one);
+    eventually("the first has gone", || clients() == 1).await;
+    nodes.proxies[&1].cut();
+    two.status().await.unwrap();
+    eventually("the other has one connection again", || clients() == 1).await;
+    nodes.nodes[&1].shutdown().await;
+    assert_eq!(clients(), 0);
+}
+
 #[tokio::test]
 async fn a_client_of_another_cluster_is_refused_at_once_and_in_words() {
     let nodes = Nodes::start(1, config(|_| {})).await;

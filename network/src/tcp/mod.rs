@@ -93,6 +93,10 @@ fn remedy(e: &io::Error) -> &'static str {
     }
 }
 
+fn places_of_clients(options: &TcpOptions) -> usize {
+    options.max_clients.min(Semaphore::MAX_PERMITS)
+}
+
 impl TcpTransport {
     /// Takes the port. `address` is `host:port`; port 0 lets the system choose, see
     /// [`TcpTransport::local_addr`].
@@ -108,8 +112,7 @@ impl TcpTransport {
         let error = |source| BindError { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(error)?;
         let local_addr = listener.local_addr().map_err(error)?;
-        let client_places =
-            Arc::new(Semaphore::new(options.max_clients.min(Semaphore::MAX_PERMITS)));
+        let client_places = Arc::new(Semaphore::new(places_of_clients(&options)));
         let shared = Arc::new(Shared {
             options,
             inbound: OnceLock::new(),
@@ -147,6 +150,12 @@ impl TcpTransport {
             State::Running(_) => panic!("a transport is started once"),
             State::Stopped => {}
         }
+    }
+
+    /// How many clients are connected: through with the handshake, and not gone.
+    pub fn clients(&self) -> usize {
+        let Shared { options, client_places, .. } = &*self.shared;
+        places_of_clients(options) - client_places.available_permits()
     }
 
     /// Closes the port and every connection, and returns when no task of the transport is left.
