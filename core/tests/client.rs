@@ -224,6 +224,22 @@ impl Nodes {
     }
 }
 
+/// What becomes of `calls` if `trouble` comes when they have gone on for `after` and are not done.
+async fn disturbed<T>(
+    calls: impl Future<Output = T>,
+    after: Duration,
+    trouble: impl Future<Output = ()>,
+) -> T {
+    tokio::pin!(calls);
+    tokio::select! { biased;
+        done = &mut calls => done,
+        () = sleep(after) => {
+            trouble.await;
+            calls.await
+        }
+    }
+}
+
 /// Waits for a state of the test itself.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
@@ -353,16 +369,9 @@ async fn what_is_cut_off_is_unknown_and_never_sent_twice() {
             command += 1;
             client.write(command)
         });
-        let writes = join_all(writes);
-        tokio::pin!(writes);
         // Some of it gets through, in some rounds all of it.
-        let results = tokio::select! { biased;
-            results = &mut writes => results,
-            () = sleep(Duration::from_millis(round)) => {
-                nodes.proxies[&leader].cut();
-                writes.await
-            }
-        };
+        let cut = async { nodes.proxies[&leader].cut() };
+        let results = disturbed(join_all(writes), Duration::from_millis(round), cut).await;
         for (command, result) in (first..).zip(results) {
             match result {
                 Ok(_) => done.push(command),
@@ -419,18 +428,13 @@ async fn what_is_cut_off_in_a_session_is_applied_once() {
             command += 1;
             session.write(command)
         });
-        let writes = join_all(writes);
-        tokio::pin!(writes);
-        let results = tokio::select! { biased;
-            results = &mut writes => results,
-            () = sleep(Duration::from_millis(round)) => {
-                nodes.proxies[&leader].cut();
-                if round % 4 == 3 {
-                    drop(nodes.nodes[&leader].transfer_leadership(None, PATIENCE).await);
-                }
-                writes.await
+        let cut = async {
+            nodes.proxies[&leader].cut();
+            if round % 4 == 3 {
+                drop(nodes.nodes[&leader].transfer_leadership(None, PATIENCE).await);
             }
         };
+        let results = disturbed(join_all(writes), Duration::from_millis(round), cut).await;
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
     let mut ledger = nodes.ledger().await;

@@ -17,6 +17,7 @@
 //! Nothing here decides anything about the protocol, and nothing queues: a full receiver drops, a
 //! slow one makes `send` wait, and both are the business of the node.
 
+mod backoff;
 mod call;
 pub mod conformance;
 mod in_process;
@@ -25,6 +26,7 @@ mod message;
 pub mod tcp;
 mod wire;
 
+pub use backoff::Backoff;
 pub use call::*;
 pub use in_process::InProcess;
 pub use message::*;

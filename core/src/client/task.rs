@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_engine::{GroupId, Instant};
-use quorate_network::tcp::{Backoff, ClientError, TcpOptions};
-use quorate_network::{Call, CallKind, CallOutcome, Called};
+use quorate_network::tcp::{ClientError, TcpOptions};
+use quorate_network::{Backoff, Call, CallKind, CallOutcome, Called};
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Heard, LinkTask};
@@ -133,7 +133,7 @@ impl ClientTask {
     pub(super) fn new(origin: Origin) -> Self {
         let Origin { env, cluster, group, addresses, options, asked, in_flight_bytes } = origin;
         let (tell, heard) = mpsc::unbounded_channel();
-        let seed = options.seed;
+        let (seed, backoff) = (options.seed, options.backoff(options.seed));
         Self {
             env,
             cluster: cluster.into(),
@@ -150,7 +150,7 @@ impl ClientTask {
             links: BTreeMap::new(),
             route: Route::Closed(Instant::ORIGIN),
             addresses: Addresses::new(addresses, seed),
-            backoff: Backoff::new(seed),
+            backoff,
             redirected: false,
             refusals: 0,
             last_token: LEARNING,
@@ -203,7 +203,7 @@ impl ClientTask {
         self.last_token += 1;
         let token = self.last_token;
         let Asked { kind, cost, deadline, reply } = asked;
-        let backoff = Backoff::new(self.options.seed ^ token);
+        let backoff = self.options.backoff(self.options.seed ^ token);
         let (state, overloaded, doubtful) = (State::Ready, false, false);
         let waiting = Waiting { kind, cost, deadline, reply, state, backoff, overloaded, doubtful };
         self.calls.insert(token, waiting);
@@ -363,7 +363,7 @@ impl ClientTask {
                 self.finish(token, outcome);
             }
             Verdict::Later => {
-                let at = now + waiting.backoff.next(&self.options);
+                let at = now + waiting.backoff.pause();
                 self.put(token, State::Later(at));
             }
             Verdict::Again => self.put(token, State::Ready),
@@ -395,7 +395,7 @@ impl ClientTask {
 
     fn pause(&mut self, now: Instant) {
         self.redirected = false;
-        self.route = Route::Closed(now + self.backoff.next(&self.options));
+        self.route = Route::Closed(now + self.backoff.pause());
     }
 
     /// Lets go of a connection on which nothing is sent and nothing expected.

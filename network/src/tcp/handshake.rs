@@ -74,33 +74,16 @@ pub(super) async fn open(
 ) -> Result<(), HandshakeError> {
     let own = inbound.hello(peer);
     let open = WireOpen { hello: Some(WireHello::of(&own)), lane: lane_code(lane), client: None };
-    let open = open.encode_to_vec();
-    if open.len() > MAX_FRAME_BYTES {
-        let text = "cluster name and address of this node don't fit a handshake; shorten them";
-        return Err(Refusal(text.into()).into());
+    let hello = exchange(stream, &open).await?;
+    if hello.from != peer {
+        let found = hello.from;
+        return Err(Refusal(format!(
+            "node {found} answers where node {peer} should be; check the address"
+        ))
+        .into());
     }
-    let mut bytes = PREAMBLE.to_vec();
-    write_one(&mut bytes, &open);
-    stream.write_all(&bytes).await?;
-
-    let reply = read_one(stream, MAX_FRAME_BYTES).await?;
-    let reply = WireReply::decode(&reply[..]).map_err(|_| HandshakeError::NotANode)?;
-    match reply.verdict {
-        Some(Verdict::Refusal(reason)) => Err(HandshakeError::RefusedByPeer(reason)),
-        Some(Verdict::Hello(hello)) => {
-            let hello = hello.into_hello();
-            if hello.from != peer {
-                let found = hello.from;
-                return Err(Refusal(format!(
-                    "node {found} answers where node {peer} should be; check the address"
-                ))
-                .into());
-            }
-            judge(&own, &hello)?;
-            Ok(inbound.admit(&hello)?)
-        }
-        Some(Verdict::Full(())) | None => Err(HandshakeError::NotANode),
-    }
+    judge(&own, &hello)?;
+    Ok(inbound.admit(&hello)?)
 }
 
 /// The connecting side, if it is a client of the cluster `cluster_name`. Returns who answers.
@@ -113,11 +96,15 @@ pub(super) async fn open_client(
         max_version: PROTOCOL_VERSIONS.1,
         cluster_name: cluster_name.to_owned(),
     };
-    let open = WireOpen { hello: None, lane: 0, client: Some(client) }.encode_to_vec();
+    exchange(stream, &WireOpen { hello: None, lane: 0, client: Some(client) }).await
+}
+
+/// Says who is here, and hears who answers, if that one wants to hear more.
+async fn exchange(stream: &mut TcpStream, open: &WireOpen) -> Result<Hello, HandshakeError> {
+    let open = open.encode_to_vec();
     if open.len() > MAX_FRAME_BYTES {
-        return Err(
-            Refusal("the cluster's name does not fit a handshake; shorten it".into()).into()
-        );
+        let text = "cluster name and address don't fit a handshake; shorten them";
+        return Err(Refusal(text.into()).into());
     }
     let mut bytes = PREAMBLE.to_vec();
     write_one(&mut bytes, &open);

@@ -47,7 +47,7 @@ use outgoing::Link;
 
 pub use client::{CallReceiver, CallSender, ClientConnection, ClientError};
 pub use frame::{from_frames, to_frames};
-pub use options::{Backoff, TcpOptions};
+pub use options::TcpOptions;
 
 /// A port, and connections to the ports of others. See the [module](self).
 ///
@@ -279,7 +279,7 @@ impl Shared {
         if self.stop.is_cancelled() {
             return None;
         }
-        let new = || Arc::new(Link::new(node, peer, self.options.seed));
+        let new = || Arc::new(Link::new(node, peer, &self.options));
         Some(links.entry(peer).or_insert_with(new).clone())
     }
 

@@ -1,6 +1,8 @@
-//! What can be set, and how long to wait before the next attempt.
+//! What can be set.
 
 use std::time::Duration;
+
+use crate::Backoff;
 
 /// Limits and patience of a [`TcpTransport`](super::TcpTransport).
 ///
@@ -73,76 +75,12 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
+    /// The pauses after failed attempts to connect, spread by `seed`.
+    pub fn backoff(&self, seed: u64) -> Backoff {
+        Backoff::new(self.backoff_min, self.backoff_max, seed)
+    }
+
     pub(super) fn frame_limit(&self) -> usize {
         self.max_frame_bytes.clamp(super::handshake::MAX_FRAME_BYTES, u32::MAX as usize)
-    }
-}
-
-/// The pauses after failures in a row: growing from [`TcpOptions::backoff_min`], capped by
-/// [`TcpOptions::backoff_max`], spread by a seed.
-#[derive(Clone, Debug)]
-pub struct Backoff {
-    failures: u32,
-    random: u64,
-}
-
-impl Backoff {
-    /// No failure yet.
-    pub fn new(seed: u64) -> Self {
-        Self { failures: 0, random: seed }
-    }
-
-    /// It worked: the next pause is the shortest again.
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// It failed: how long to wait.
-    pub fn next(&mut self, options: &TcpOptions) -> Duration {
-        let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        self.failures = self.failures.saturating_add(1);
-        let pause = options.backoff_min.saturating_mul(factor).min(options.backoff_max);
-        let spread = (split_mix(&mut self.random) >> 40) as u32;
-        pause / 2 + (pause / 2).mul_f64(f64::from(spread) / f64::from(1u32 << 24))
-    }
-}
-
-/// SplitMix64: a full-period generator in three lines, as good as spreading pauses needs.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_the_cap_and_differ_by_seed_alone() {
-        let options = TcpOptions::default();
-        let pauses = |seed| {
-            let mut backoff = Backoff::new(seed);
-            (0..100).map(|_| backoff.next(&options)).collect::<Vec<_>>()
-        };
-        let first = pauses(1);
-        assert_eq!(first, pauses(1));
-        assert_ne!(first, pauses(2));
-        assert!(first[0] >= options.backoff_min / 2 && first[0] <= options.backoff_min);
-        for pause in &first[5..] {
-            assert!(*pause >= options.backoff_max / 2 && *pause <= options.backoff_max);
-        }
-    }
-
-    #[test]
-    fn success_makes_the_next_pause_short_again() {
-        let options = TcpOptions::default();
-        let mut backoff = Backoff::new(1);
-        for _ in 0..40 {
-            backoff.next(&options);
-        }
-        backoff.reset();
-        assert!(backoff.next(&options) <= options.backoff_min);
     }
 }

@@ -29,7 +29,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::frame::{Frames, PROBE};
 use super::handshake::{self, HandshakeError};
-use super::options::{Backoff, TcpOptions};
+use super::options::TcpOptions;
+use crate::Backoff;
 use crate::message::{Envelope, Inbound, Lane, NetworkError, Peer};
 
 /// How many pieces one system call writes at most.
@@ -56,11 +57,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(node: NodeId, peer: NodeId, seed: u64) -> Self {
-        let lane_seed = |lane: u64| seed ^ node ^ peer.rotate_left(32) ^ (lane << 56);
+    pub(super) fn new(node: NodeId, peer: NodeId, options: &TcpOptions) -> Self {
+        let lane_seed = |lane: u64| options.seed ^ node ^ peer.rotate_left(32) ^ (lane << 56);
         Self {
             node,
-            lanes: [1, 2, 3, 4].map(|lane| Mutex::new(Outlet::new(Backoff::new(lane_seed(lane))))),
+            lanes: [1, 2, 3, 4]
+                .map(|lane| Mutex::new(Outlet::new(options.backoff(lane_seed(lane))))),
             trouble: AtomicU8::new(WELL),
             heard: AtomicU64::new(0),
         }
@@ -98,7 +100,7 @@ impl Link {
                 outlet.connection = Some(connection);
                 result
             }
-            Err(cause) => Err(outlet.failed(self, to, unreachable(to, cause), options)),
+            Err(cause) => Err(outlet.failed(self, to, unreachable(to, cause))),
         }
     }
 
@@ -175,7 +177,7 @@ impl Outlet {
                 }
                 // A peer that took messages and then closed has restarted, most likely.
                 Err(Fault::Closed) if connection.proven => {}
-                Err(fault) => return Err(self.failed(link, to, unreachable(to, fault), options)),
+                Err(fault) => return Err(self.failed(link, to, unreachable(to, fault))),
             }
         }
         if let Some(pause) = &self.pause {
@@ -186,21 +188,15 @@ impl Outlet {
         }
         match Connection::open(to, lane, inbound, options).await {
             Ok(connection) => Ok(connection),
-            Err(error) => Err(self.failed(link, to, error, options)),
+            Err(error) => Err(self.failed(link, to, error)),
         }
     }
 
     /// Begins a pause, and gives `error` back.
-    fn failed(
-        &mut self,
-        link: &Link,
-        to: &Peer,
-        error: NetworkError,
-        options: &TcpOptions,
-    ) -> NetworkError {
+    fn failed(&mut self, link: &Link, to: &Peer, error: NetworkError) -> NetworkError {
         link.is_unwell(to, &error);
         self.pause = Some(Pause {
-            until: Instant::now() + self.backoff.next(options),
+            until: Instant::now() + self.backoff.pause(),
             heard: link.heard.load(Ordering::Relaxed),
             error: error.clone(),
         });
