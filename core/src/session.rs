@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_network::SessionWrite;
+use quorate_engine::Instant;
+use quorate_network::{Backoff, SessionWrite};
 use quorate_storage::StateMachine;
+use tokio::sync::Notify;
 
+use crate::env::Env;
 use crate::error::WriteError;
 use crate::raft::Raft;
+use crate::sessions::WINDOW;
 
 /// The pause before the second attempt, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -16,8 +20,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from
 /// A session of this program with the cluster, from [`Raft::session`]: each write is applied once,
 /// though it be sent again after a lost answer, a change of leader, a restart of the others.
 ///
-/// Writes may be under way at the same time, up to 1024; each has its number from the call on, and no
-/// order among them is promised. A session lapses when nothing was written in it for
+/// Writes may be under way at the same time, and no order among them is promised. Each has its number
+/// from when it begins, and waits with that while it would be 1024 ahead of the oldest that is not
+/// answered. A session lapses when nothing was written in it for
 /// [`Config::session_ttl`](crate::Config::session_ttl), or when there are too many of them. It needs
 /// no closing.
 ///
@@ -58,7 +63,7 @@ impl<S: StateMachine> Session<S> {
     }
 
     /// Has `command` applied once, and returns its response. Tries until it is done, for as long as
-    /// the session's timeout.
+    /// the session's timeout, which runs from the call on.
     ///
     /// Dropping the future gives the write up: it was applied once or not at all, or will be.
     ///
@@ -71,9 +76,9 @@ impl<S: StateMachine> Session<S> {
         let command = self.raft.encode(&command)?;
         let env = self.raft.env();
         let deadline = env.now() + self.timeout;
-        let number = self.numbering.take();
+        let number = self.numbering.take(&**env, deadline).await.ok_or(WriteError::Timeout)?;
         let mut doubtful = false;
-        let (mut pause, longest) = BACKOFF;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1, env.random());
         loop {
             let write = number.of_session(self.id);
             let error = match self.raft.attempt(write, command.clone()).await {
@@ -94,20 +99,21 @@ impl<S: StateMachine> Session<S> {
             if done_with {
                 return Err(if doubtful { WriteError::Unknown } else { error });
             }
-            // Between half of the pause and all of it, so that those who were refused together don't
-            // come back together.
-            let half = pause / 2;
-            let jitter = env.random() % (half.as_nanos() as u64 + 1);
             let left = deadline.since(env.now());
-            env.sleep((half + Duration::from_nanos(jitter)).min(left)).await;
-            pause = (pause * 2).min(longest);
+            env.sleep(backoff.pause().min(left)).await;
         }
     }
 }
 
 /// The numbers of a session's writes.
 #[derive(Debug)]
-pub(crate) struct Numbering(Mutex<Numbers>);
+pub(crate) struct Numbering {
+    numbers: Mutex<Numbers>,
+    /// Held by whoever is next to get a number: the others come in the order of their calls.
+    turn: tokio::sync::Mutex<()>,
+    /// Rung for that one when the oldest write is over.
+    room: Notify,
+}
 
 /// Which writes are under way.
 #[derive(Debug)]
@@ -116,23 +122,50 @@ struct Numbers {
     open: BTreeSet<u64>,
 }
 
+impl Numbers {
+    /// Everything through here is over.
+    fn acknowledged(&self) -> u64 {
+        self.open.first().map_or(self.next, |first| *first) - 1
+    }
+}
+
 impl Numbering {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Numbers { next: 1, open: BTreeSet::new() }))
+        let numbers = Mutex::new(Numbers { next: 1, open: BTreeSet::new() });
+        Self { numbers, turn: tokio::sync::Mutex::default(), room: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Numbers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of the next write.
-    pub(crate) fn take(&self) -> Number<'_> {
+    /// The number of the next write, once it is not too far ahead of the oldest under way: such a one
+    /// would be refused. `None` if it is still at `deadline`.
+    pub(crate) async fn take(&self, env: &dyn Env, deadline: Instant) -> Option<Number<'_>> {
+        let take = async {
+            let _turn = self.turn.lock().await;
+            loop {
+                if let Some(number) = self.take_now() {
+                    return number;
+                }
+                self.room.notified().await;
+            }
+        };
+        tokio::select! { biased;
+            number = take => Some(number),
+            () = env.sleep(deadline.since(env.now())) => None,
+        }
+    }
+
+    fn take_now(&self) -> Option<Number<'_>> {
         let mut numbers = self.lock();
         let sequence = numbers.next;
+        if sequence - numbers.acknowledged() > WINDOW {
+            return None;
+        }
         numbers.next += 1;
         numbers.open.insert(sequence);
-        drop(numbers);
-        Number { of: self, sequence }
+        Some(Number { of: self, sequence })
     }
 }
 
@@ -145,14 +178,55 @@ pub(crate) struct Number<'a> {
 impl Number<'_> {
     /// The write of this number, acknowledging everything that is done with: answered, or given up.
     pub(crate) fn of_session(&self, session: u64) -> SessionWrite {
-        let numbers = self.of.lock();
-        let acknowledged = numbers.open.first().map_or(numbers.next, |first| *first) - 1;
+        let acknowledged = self.of.lock().acknowledged();
         SessionWrite { session, sequence: self.sequence, acknowledged }
     }
 }
 
 impl Drop for Number<'_> {
     fn drop(&mut self) {
-        self.of.lock().open.remove(&self.sequence);
+        let mut numbers = self.of.lock();
+        let was_oldest = numbers.open.first() == Some(&self.sequence);
+        numbers.open.remove(&self.sequence);
+        drop(numbers);
+        if was_oldest {
+            self.of.room.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::TokioEnv;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_number_is_given_when_the_oldest_is_near_or_never() {
+        let (env, numbering) = (TokioEnv::new(), Numbering::new());
+        let second = Duration::from_secs(1);
+        let take = async || numbering.take(&env, env.now() + second).await;
+        let mut open = Vec::new();
+        for sequence in 1..=WINDOW {
+            let number = take().await.unwrap();
+            assert_eq!(
+                number.of_session(9),
+                SessionWrite { session: 9, sequence, acknowledged: 0 }
+            );
+            open.push(number);
+        }
+        let began = env.now();
+        assert!(take().await.is_none(), "in vain");
+        assert_eq!(env.now().since(began), second);
+        // Not for want of numbers: the oldest is what counts.
+        open.truncate(1);
+        assert!(take().await.is_none());
+        let finish = async {
+            tokio::time::sleep(second / 2).await;
+            open.clear();
+        };
+        let (first, next, ()) = tokio::join!(take(), take(), finish);
+        let (first, next) = (first.unwrap(), next.unwrap());
+        assert_eq!((first.sequence, next.sequence), (WINDOW + 1, WINDOW + 2), "as they came");
+        assert_eq!(next.of_session(9).acknowledged, WINDOW);
     }
 }

@@ -52,6 +52,26 @@ async fn a_repeated_write_has_the_first_response_at_every_node() {
     cluster.shutdown().await;
 }
 
+/// The state machine hangs, so none of them is answered: the first thousand are under way, the others
+/// wait until there is room.
+#[tokio::test(start_paused = true)]
+async fn more_writes_than_a_session_may_have_under_way_wait() {
+    let cluster = Cluster::new(1, config(|_| {})).await;
+    let session = cluster.nodes[&1].session().await.unwrap();
+    cluster.machines[&1].inject(Fault::Gate);
+    let writes = futures::future::join_all((0..3000).map(|n| session.write(n)));
+    let open = async {
+        tokio::time::sleep(SECOND).await;
+        cluster.machines[&1].open_gate();
+    };
+    let (answers, ()) = tokio::join!(writes, open);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let mut ledger = cluster.ledger().await;
+    ledger.sort_unstable();
+    assert_eq!(ledger, (0..3000).collect::<Vec<_>>());
+    cluster.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_acknowledged_or_unknown_is_refused_in_words() {
     let cluster = Cluster::new(3, config(|c| c.max_sessions = 2)).await;

@@ -15,8 +15,9 @@ use crate::session::Numbering;
 /// A session of a client with the cluster, from [`Client::session`]: each write is applied once, though
 /// it be sent again after a broken connection, a lost answer, a change of leader, a restart of the nodes.
 ///
-/// Writes may be under way at the same time, up to 1024; each has its number from the call on, and no
-/// order among them is promised. A session lapses when nothing was written in it for the nodes'
+/// Writes may be under way at the same time, and no order among them is promised. Each has its number
+/// from when it begins, and waits with that while it would be 1024 ahead of the oldest that is not
+/// answered. A session lapses when nothing was written in it for the nodes'
 /// [`Config::session_ttl`](crate::Config::session_ttl), or when there are too many of them. It needs no
 /// closing.
 ///
@@ -80,10 +81,12 @@ impl<S: StateMachine> ClientSession<S> {
     pub async fn write_once(&self, command: S::Command) -> Result<Once<S::Response>, WriteError> {
         let codec = <S::Codec as Codec<S::Command>>::VERSION;
         let command = encode::<S>(&command)?;
-        let number = self.numbering.take();
+        let env = &*self.client.shared.env;
+        let deadline = env.now() + self.timeout;
+        let number = self.numbering.take(env, deadline).await.ok_or(WriteError::Timeout)?;
         let write = number.of_session(self.id);
         let kind = CallKind::WriteOnce { write, codec, command };
-        match self.client.shared.ask_within(self.timeout, kind).await {
+        match self.client.shared.ask_within(deadline.since(env.now()), kind).await {
             CallOutcome::Applied(responses) => match &responses[..] {
                 [response] => Ok(Once { response: decode::<S>(response)?, repeated: false }),
                 _ => Err(WriteError::Response(AnyError::error("not one response"))),
