@@ -1,11 +1,13 @@
 //! Why a benchmark ended without its numbers.
 
-use std::fmt;
+use std::{fmt, io};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Ends a benchmark. Its text says what happened, then what to do.
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
-    /// The user pressed Ctrl-C: not a fault, but there are no results either.
+    /// The user pressed Ctrl-C, or something sent SIGTERM: not a fault, but there are no results either.
     Interrupted,
     /// Something went wrong.
     Failed {
@@ -29,5 +31,14 @@ impl fmt::Display for Failure {
             Self::Interrupted => write!(f, "interrupted; run it again for results"),
             Self::Failed { what, advice } => write!(f, "{what}; {advice}"),
         }
+    }
+}
+
+/// Completes on Ctrl-C and on SIGTERM: what is on the disk is not left behind.
+pub(crate) async fn asked_to_stop() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! { biased;
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
     }
 }

@@ -26,7 +26,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_storage::snapshot::file::open_file;
 use tempfile::TempDir;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::alone::{Options as AloneOptions, run as run_alone};
@@ -35,7 +34,7 @@ use self::join::join;
 use self::load::{Steady, Values};
 use self::memory::Memory;
 use self::report::{Leader, Measured, NewNode, Span};
-use crate::failure::Failure;
+use crate::failure::{Failure, asked_to_stop};
 
 /// For how long the steady writes are left to warm up before anything is noted.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -113,15 +112,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report::print(&measured, options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
     })
-}
-
-/// Completes on Ctrl-C and on SIGTERM: gigabytes are not left behind.
-async fn asked_to_stop() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! { biased;
-        _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-    }
 }
 
 /// A fresh directory, in `parent` if one is named.

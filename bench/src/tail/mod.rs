@@ -19,7 +19,8 @@ use tokio::task::JoinHandle;
 
 use self::cluster::{Cluster, Machine};
 use self::load::{Answers, peak, steady};
-use crate::failure::Failure;
+use crate::failure::{Failure, asked_to_stop};
+use crate::report::median;
 
 /// How long the peak is looked for.
 const PEAK: Duration = Duration::from_secs(2);
@@ -142,7 +143,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(no_runtime)?;
     runtime.block_on(async {
         tokio::select! { biased;
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
             done = measure(options) => done,
         }
     })
@@ -204,22 +205,18 @@ struct Row {
     p999_ratio: f64,
 }
 
-fn median<T: Copy + PartialOrd>(values: impl Iterator<Item = T>) -> T {
-    let mut values: Vec<T> = values.collect();
-    values.sort_by(|a, b| a.partial_cmp(b).expect("numbers"));
-    values[values.len() / 2]
-}
-
 impl Row {
     fn of(trouble: Trouble, pairs: &[Pair], options: &Options, rate_s: u64) -> Self {
         let of = |percentile: f64| {
-            let with = median(pairs.iter().map(|p| p.disturbed.percentile(percentile)));
-            let without = median(pairs.iter().map(|p| p.undisturbed.percentile(percentile)));
+            let of_rounds = |of: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(of).collect());
+            let with = of_rounds(&|p| p.disturbed.percentile(percentile) as f64);
+            let without = of_rounds(&|p| p.undisturbed.percentile(percentile) as f64);
             let ratio = |p: &Pair| {
                 let without = p.undisturbed.percentile(percentile).max(1);
                 p.disturbed.percentile(percentile) as f64 / without as f64
             };
-            (with, without, (median(pairs.iter().map(ratio)) * 1e3).round() / 1e3)
+            let ratio = (of_rounds(&ratio) * 1e3).round() / 1e3;
+            (with.round() as u64, without.round() as u64, ratio)
         };
         let ((value, peer_value, ratio), (p999_us, peer_p999_us, p999_ratio)) =
             (of(99.0), of(99.9));
