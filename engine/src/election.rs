@@ -105,7 +105,7 @@ impl Engine {
         let me = self.config.id;
         let told = self.removed.is_some() && !planted::on("removed-node-campaigns");
         if told
-            || self.refill > LogId::ZERO
+            || (self.refill > LogId::ZERO && !planted::on("quarantined-campaigns"))
             || (self.hard.witness && !planted::on("witness-campaigns"))
         {
             return false;
@@ -333,7 +333,8 @@ impl Engine {
         // The candidate's log must be at least as up-to-date as this one (paper §5.4.1), and a node
         // that knows of no configuration has no say in anything.
         // One that is known to have lost entries votes as if it had them.
-        let newest = self.log.last().max(self.refill);
+        let lost = if planted::on("quarantined-votes") { LogId::ZERO } else { self.refill };
+        let newest = self.log.last().max(lost);
         let up_to_date = m.last >= newest || planted::on("no-up-to-date-check");
         let member = self.log.membership().is_some() || planted::on("wiped-disk-votes");
         let may = !self.refuses_unheard(now, m) && member && up_to_date;

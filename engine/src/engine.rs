@@ -315,7 +315,8 @@ impl Engine {
             Role::Leader(leader) if leader.transfer.is_some() => Err(Decline::Transferring),
             Role::Leader(leader)
                 if leader.uncommitted_bytes >= self.config.max_uncommitted_bytes
-                    || leader.unapplied_bytes >= self.config.max_unapplied_bytes =>
+                    || (leader.unapplied_bytes >= self.config.max_unapplied_bytes
+                        && !planted::on("unapplied-not-counted")) =>
             {
                 Err(Decline::Overloaded)
             }

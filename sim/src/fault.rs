@@ -144,6 +144,13 @@ pub enum Fault {
         /// Which node.
         node: NodeId,
     },
+    /// A state machine applies nothing for a while.
+    SlowMachine {
+        /// Which node.
+        node: NodeId,
+        /// For how long.
+        ms: u64,
+    },
 }
 
 /// What is to become of a membership. Where it makes no sense, nothing.
@@ -270,11 +277,13 @@ pub enum Kind {
     Campaign,
     /// [`Fault::ForgetLeader`]
     ForgetLeader,
+    /// [`Fault::SlowMachine`]
+    SlowMachine,
 }
 
 impl Kind {
-    /// All of them: what goes wrong first, then what operators do.
-    pub const ALL: [Kind; 21] = [
+    /// All of them: what goes wrong first, then what operators do, then what is drawn by itself.
+    pub const ALL: [Kind; 22] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::OneWayCut,
@@ -296,10 +305,14 @@ impl Kind {
         Kind::Transfer,
         Kind::Campaign,
         Kind::ForgetLeader,
+        Kind::SlowMachine,
     ];
 
     /// How many of [`Kind::ALL`] go wrong by themselves.
     const WRONG: usize = 17;
+
+    /// How many of them are that or what operators do.
+    const OPERATORS: usize = 21;
 
     /// Its name, which is also that of its stream of random numbers.
     pub fn name(self) -> &'static str {
@@ -325,6 +338,7 @@ impl Kind {
             Kind::Transfer => "transfer",
             Kind::Campaign => "campaign",
             Kind::ForgetLeader => "forget leader",
+            Kind::SlowMachine => "slow machine",
         }
     }
 
@@ -382,6 +396,7 @@ impl Kind {
             Kind::Transfer => Fault::Transfer { to: rng.between(0, nodes), ms },
             Kind::Campaign => Fault::Campaign { node },
             Kind::ForgetLeader => Fault::ForgetLeader { node },
+            Kind::SlowMachine => Fault::SlowMachine { node, ms },
         }
     }
 }
@@ -417,11 +432,18 @@ impl Rates {
 
     /// The same, with what operators do: each there in two worlds of five.
     pub(crate) fn with_operators(mut self, unit_ms: u64, rng: &mut Rng) -> Self {
-        for mean_ms in &mut self.0[Kind::WRONG..] {
+        for mean_ms in &mut self.0[Kind::WRONG..Kind::OPERATORS] {
             let there = rng.chance(400);
             let mean = rng.pick(&[1, 3, 8]) * unit_ms;
             *mean_ms = if there { mean } else { 0 };
         }
+        self
+    }
+
+    /// The same, in one world of eight with state machines that stall.
+    pub(crate) fn with_slow_machines(mut self, unit_ms: u64, rng: &mut Rng) -> Self {
+        let mean = rng.pick(&[1, 4]) * unit_ms;
+        self.0[Kind::SlowMachine as usize] = if rng.chance(125) { mean } else { 0 };
         self
     }
 
@@ -469,7 +491,8 @@ impl Fault {
             | Fault::ClockJump { node, .. }
             | Fault::ClockRate { node, .. }
             | Fault::Campaign { node }
-            | Fault::ForgetLeader { node } => Some(*node),
+            | Fault::ForgetLeader { node }
+            | Fault::SlowMachine { node, .. } => Some(*node),
             Fault::PowerLoss { .. }
             | Fault::Cut { .. }
             | Fault::Change { .. }
@@ -590,6 +613,9 @@ impl fmt::Display for Fault {
             Fault::Campaign { node } => write!(f, "node {node} is told to campaign"),
             Fault::ForgetLeader { node } => {
                 write!(f, "node {node} is told that its leader is gone")
+            }
+            Fault::SlowMachine { node, ms } => {
+                write!(f, "the state machine of {node} applies nothing for {ms} ms")
             }
         }
     }

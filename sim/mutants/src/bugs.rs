@@ -24,6 +24,8 @@ pub(crate) enum Level {
     Engines,
     /// The same, young, with a lost disk in each world.
     LostDisk,
+    /// The same, with a disk of which an old copy is put back.
+    OldDisk,
     /// The same, with a membership that changes all the time.
     Changing,
     /// The same, small, with leaders that are cut off and clocks that differ.
@@ -40,9 +42,10 @@ pub(crate) enum Level {
 
 impl Level {
     /// All of them.
-    pub(crate) const ALL: [Level; 8] = [
+    pub(crate) const ALL: [Level; 9] = [
         Level::Engines,
         Level::LostDisk,
+        Level::OldDisk,
         Level::Changing,
         Level::Leases,
         Level::Log,
@@ -73,6 +76,8 @@ const PROMISES: &str = "no vote inside a promise";
 const IDLE: &str = "who can't lead steps down";
 const ACCUSED: &str = "no correct peer is accused";
 const RECOVERS: &str = "the cluster recovers";
+const QUARANTINE: &str = "who has lost entries elects nobody who lacks them";
+const BACKLOG: &str = "a leader holds what it has room for";
 const BEGINS: &str = "a log begins behind a durable snapshot";
 
 const fn protocol(
@@ -162,8 +167,17 @@ const fn lost_disk(
     Bug { name, hazard, level: Level::LostDisk, within, breaks }
 }
 
+const fn old_disk(
+    name: &'static str,
+    hazard: &'static str,
+    within: u64,
+    breaks: &'static [&'static str],
+) -> Bug {
+    Bug { name, hazard, level: Level::OldDisk, within, breaks }
+}
+
 /// All of them.
-pub(crate) static BUGS: [Bug; 83] = [
+pub(crate) static BUGS: [Bug; 86] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -567,6 +581,24 @@ pub(crate) static BUGS: [Bug; 83] = [
         "a witness leads, and has no commands to replicate",
         200,
         &[ACCUSED, MATCHING],
+    ),
+    old_disk(
+        "quarantined-votes",
+        "a follower whose log went back elects who lacks what is committed",
+        1000,
+        &[QUARANTINE],
+    ),
+    old_disk(
+        "quarantined-campaigns",
+        "a follower whose log went back elects who lacks what is committed",
+        1000,
+        &[QUARANTINE],
+    ),
+    protocol(
+        "unapplied-not-counted",
+        "writes pile up before a state machine that is slower than the log",
+        1000,
+        &[BACKLOG],
     ),
     node(
         "parts-in-any-order",

@@ -8,15 +8,24 @@ use crate::Caught;
 /// The plan of `seed`, made one of three nodes that are cut off from each other while they are
 /// young, and one of which loses its disk: what a disk has forgotten is rarely missed later.
 pub(crate) fn lost_disk(seed: u64) -> Plan {
+    one_disk(seed, 3, Kind::WipedDisk)
+}
+
+/// The same with an old copy of a disk; of four, because with an even number that can be survived.
+pub(crate) fn old_disk(seed: u64) -> Plan {
+    one_disk(seed, 4, Kind::OldDisk)
+}
+
+fn one_disk(seed: u64, nodes: usize, what: Kind) -> Plan {
     let mut plan = Plan::from_seed(seed);
-    size(&mut plan, 3, 3);
+    size(&mut plan, nodes, nodes);
     plan.incarnations = true;
     plan.duration = plan.election_max * 10;
     let (mean_ms, end_ms) =
         (plan.election_max.as_millis() as u64, plan.duration.as_millis() as u64);
-    plan.faults = [Kind::WipedDisk, Kind::Isolation, Kind::FullPartition, Kind::Crash]
+    plan.faults = [what, Kind::Isolation, Kind::FullPartition, Kind::Crash]
         .into_iter()
-        .flat_map(|kind| Rates::only(kind, mean_ms).schedule(seed, 3, mean_ms, 0..end_ms))
+        .flat_map(|kind| Rates::only(kind, mean_ms).schedule(seed, nodes, mean_ms, 0..end_ms))
         .collect();
     plan.faults.sort_by_key(|planned| planned.at_ms);
     plan

@@ -46,6 +46,7 @@ fn run(level: Level, seed: u64) -> Result<(), Caught> {
     match level {
         Level::Engines => engines::run(seed, Plan::from_seed(seed)),
         Level::LostDisk => engines::run(seed, engines::lost_disk(seed)),
+        Level::OldDisk => engines::run(seed, engines::old_disk(seed)),
         Level::Changing => engines::run(seed, engines::changing(seed)),
         Level::Leases => engines::run(seed, engines::leases(seed)),
         Level::Log => wal::run(seed),

@@ -283,7 +283,13 @@ impl World {
 
     pub(crate) fn apply(&mut self, id: NodeId) {
         let early = self.sabotage == Some(Sabotage::AppliedEarly);
-        self.nodes.get_mut(id).applying = false;
+        let node = self.nodes.get_mut(id);
+        if node.machine_stalls_until > self.time {
+            let (delay, life) = (node.machine_stalls_until - self.time, node.life);
+            self.schedule(delay, Event::Apply { node: id, life });
+            return;
+        }
+        node.applying = false;
         self.restore(id);
         let node = self.nodes.get(id);
         let until = match early {

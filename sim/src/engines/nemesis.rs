@@ -92,6 +92,9 @@ impl World {
             }
             Fault::Campaign { node } => self.input_if_running(node, Input::Campaign),
             Fault::ForgetLeader { node } => self.input_if_running(node, Input::ForgetLeader),
+            Fault::SlowMachine { node, ms } => {
+                self.nodes.get_mut(node).machine_stalls_until = until(ms);
+            }
         }
     }
 

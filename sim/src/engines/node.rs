@@ -112,6 +112,8 @@ pub struct Node {
     pub(crate) hung_until: u64,
     /// Until `.0` the disk is so many times slower.
     pub(crate) slow: (u64, u64),
+    /// The state machine applies nothing before this moment.
+    pub(crate) machine_stalls_until: u64,
     /// The disk takes no write before this moment.
     pub(crate) full_until: u64,
     /// The next sync fails: of what it covers, so many of a thousand writes are done anyway, and the
@@ -146,6 +148,7 @@ impl Node {
             paused: None,
             wake: None,
             hung_until: 0,
+            machine_stalls_until: 0,
             slow: (0, 1),
             full_until: 0,
             sync_fails: None,

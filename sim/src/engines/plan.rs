@@ -35,6 +35,8 @@ pub struct Plan {
     pub limits: StreamLimits,
     /// Bytes that a leader may have uncommitted.
     pub max_uncommitted_bytes: u64,
+    /// Bytes that a leader may have committed and not applied.
+    pub max_unapplied_bytes: u64,
     /// After how many entries a node builds another snapshot; `None` is never.
     pub snapshot_entries: Option<u64>,
     /// How many entries before its newest snapshot a node keeps.
@@ -66,7 +68,7 @@ impl Plan {
     /// Appends and windows that hold whatever a world writes in a moment.
     const ROOMY_LIMITS: StreamLimits = StreamLimits { append_bytes: 4096, window_bytes: 1 << 20 };
 
-    /// More than a world leaves uncommitted.
+    /// More than a world leaves uncommitted, or unapplied.
     const ROOMY_UNCOMMITTED: u64 = 64 << 20;
 
     /// The circumstances that `seed` stands for.
@@ -103,7 +105,10 @@ impl Plan {
                 reorder: rng.chance(500),
             }
         };
-        let rates = Rates::draw(max, &mut rng).with_operators(max, &mut operators);
+        let mut machines = Rng::stream(seed, "machines");
+        let rates = Rates::draw(max, &mut rng)
+            .with_operators(max, &mut operators)
+            .with_slow_machines(max, &mut machines);
         let mut snapshots = Rng::stream(seed, "snapshots of the plan");
         // Most clusters come to be in peace: what nobody ever led can't break.
         let quiet = rng.pick(&[0, 2, 4, 4]) * max;
@@ -122,6 +127,7 @@ impl Plan {
                 window_bytes: rng.pick(&[64, 1000, 1 << 20]),
             },
             max_uncommitted_bytes: rng.pick(&[1_000, 20_000, Self::ROOMY_UNCOMMITTED]),
+            max_unapplied_bytes: machines.pick(&[1_000, 20_000, Self::ROOMY_UNCOMMITTED]),
             snapshot_entries: snapshots.pick(&[None, Some(20), Some(100), Some(500)]),
             keep_entries: snapshots.pick(&[0, 0, 5, 1_000]),
             snapshot_parts: snapshots.pick(&[1, 5, 40]),
@@ -182,6 +188,7 @@ impl Plan {
                 self.limits.append_bytes < Self::ROOMY_LIMITS.append_bytes
                     || self.limits.window_bytes < Self::ROOMY_LIMITS.window_bytes
                     || self.max_uncommitted_bytes < Self::ROOMY_UNCOMMITTED
+                    || self.max_unapplied_bytes < Self::ROOMY_UNCOMMITTED
             }
             Trouble::Beginnings => self.two_beginnings,
             Trouble::Snapshots => self.snapshot_entries.is_some(),
@@ -206,6 +213,8 @@ impl Plan {
                     limits.window_bytes = limits.window_bytes.max(roomy.window_bytes);
                     self.max_uncommitted_bytes =
                         self.max_uncommitted_bytes.max(Self::ROOMY_UNCOMMITTED);
+                    self.max_unapplied_bytes =
+                        self.max_unapplied_bytes.max(Self::ROOMY_UNCOMMITTED);
                 }
                 Trouble::Beginnings => self.two_beginnings = false,
                 Trouble::Snapshots => self.snapshot_entries = None,

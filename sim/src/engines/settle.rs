@@ -50,6 +50,7 @@ impl World {
             let node = self.nodes.get_mut(*id);
             node.slow = (0, 1);
             node.hung_until = 0;
+            node.machine_stalls_until = 0;
             node.full_until = 0;
             node.sync_fails = None;
             if node.is_down() {

@@ -418,6 +418,7 @@ impl World {
             election_timeout_min: plan.election_min,
             election_timeout_max: plan.election_max,
             max_uncommitted_bytes: plan.max_uncommitted_bytes,
+            max_unapplied_bytes: plan.max_unapplied_bytes,
             keep_entries: plan.keep_entries,
             apply_persisted: plan.apply_persisted,
             clock_drift_percent: plan.clock_drift_percent(),

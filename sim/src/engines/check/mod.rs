@@ -5,6 +5,7 @@
 //! can't excuse a violation with one.
 
 mod acknowledged_writes;
+mod backlog;
 mod changes;
 mod commit;
 mod committed_stays;
@@ -20,6 +21,7 @@ mod log_matching;
 mod monotone;
 mod order;
 mod promises;
+mod quarantine;
 mod reads;
 mod snapshots;
 mod state_machine_safety;
@@ -218,6 +220,8 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(configurations::Configurations::default()),
         Box::new(changes::Changes::default()),
         Box::new(handovers::Handovers),
+        Box::new(backlog::Backlog),
+        Box::new(quarantine::Quarantine::default()),
         Box::new(acknowledged_writes::AcknowledgedWrites::default()),
         Box::new(reads::Reads::default()),
     ]
