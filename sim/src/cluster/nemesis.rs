@@ -111,7 +111,7 @@ pub(crate) async fn inflict<S: StateMachine>(fault: Fault, cluster: &Cluster<S>)
 }
 
 /// How long an operator waits for a change.
-const FOR_A_CHANGE: Duration = Duration::from_secs(3);
+pub(crate) const FOR_A_CHANGE: Duration = Duration::from_secs(3);
 
 /// An operator asks the first node that is up. What becomes of it is told nobody: that no promise is
 /// broken by it is what counts.

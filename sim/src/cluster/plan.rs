@@ -117,6 +117,11 @@ impl Plan {
         }
     }
 
+    /// Whether operators change the membership.
+    pub(crate) fn changes(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
+    }
+
     /// Whether clocks jump, which leases do not survive.
     pub(crate) fn clocks_jump(&self) -> bool {
         self.faults.iter().any(|planned| matches!(planned.fault, Fault::ClockJump { .. }))
