@@ -151,6 +151,13 @@ pub enum Fault {
         /// For how long.
         ms: u64,
     },
+    /// The memory of a state machine changes by itself: its state is not what the log made it. Among
+    /// real nodes, at one node of a world at most, and where it can be seen: replicas compare digests
+    /// of their states, and there are three of them at least.
+    Rot {
+        /// Which node.
+        node: NodeId,
+    },
 }
 
 /// What is to become of a membership. Where it makes no sense, nothing.
@@ -279,11 +286,13 @@ pub enum Kind {
     ForgetLeader,
     /// [`Fault::SlowMachine`]
     SlowMachine,
+    /// [`Fault::Rot`]
+    Rot,
 }
 
 impl Kind {
     /// All of them: what goes wrong first, then what operators do, then what is drawn by itself.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::OneWayCut,
@@ -306,6 +315,7 @@ impl Kind {
         Kind::Campaign,
         Kind::ForgetLeader,
         Kind::SlowMachine,
+        Kind::Rot,
     ];
 
     /// How many of [`Kind::ALL`] go wrong by themselves.
@@ -339,6 +349,7 @@ impl Kind {
             Kind::Campaign => "campaign",
             Kind::ForgetLeader => "forget leader",
             Kind::SlowMachine => "slow machine",
+            Kind::Rot => "rot",
         }
     }
 
@@ -397,6 +408,7 @@ impl Kind {
             Kind::Campaign => Fault::Campaign { node },
             Kind::ForgetLeader => Fault::ForgetLeader { node },
             Kind::SlowMachine => Fault::SlowMachine { node, ms },
+            Kind::Rot => Fault::Rot { node },
         }
     }
 }
@@ -440,10 +452,16 @@ impl Rates {
         self
     }
 
-    /// The same, in one world of eight with state machines that stall.
+    /// The same, with state machines that stall in one world of eight.
     pub(crate) fn with_slow_machines(mut self, unit_ms: u64, rng: &mut Rng) -> Self {
         let mean = rng.pick(&[1, 4]) * unit_ms;
         self.0[Kind::SlowMachine as usize] = if rng.chance(125) { mean } else { 0 };
+        self
+    }
+
+    /// The same, with one that rots in one world of eight.
+    pub(crate) fn with_rot(mut self, unit_ms: u64, rng: &mut Rng) -> Self {
+        self.0[Kind::Rot as usize] = if rng.chance(125) { 4 * unit_ms } else { 0 };
         self
     }
 
@@ -492,7 +510,8 @@ impl Fault {
             | Fault::ClockRate { node, .. }
             | Fault::Campaign { node }
             | Fault::ForgetLeader { node }
-            | Fault::SlowMachine { node, .. } => Some(*node),
+            | Fault::SlowMachine { node, .. }
+            | Fault::Rot { node } => Some(*node),
             Fault::PowerLoss { .. }
             | Fault::Cut { .. }
             | Fault::Change { .. }
@@ -617,6 +636,7 @@ impl fmt::Display for Fault {
             Fault::SlowMachine { node, ms } => {
                 write!(f, "the state machine of {node} applies nothing for {ms} ms")
             }
+            Fault::Rot { node } => write!(f, "the state of {node} changes by itself"),
         }
     }
 }

@@ -121,6 +121,7 @@ const fn snapshot(
 
 /// Between what clients were told and what was applied.
 pub(crate) const ONCE: &str = "every write at most once";
+const DIVERGED: &str = "a replica that diverged stops";
 const EVERYWHERE: &str = "everything is on every node";
 const LINEARIZABLE: &str = "linearizability";
 /// The node asserts what it answers with.
@@ -177,7 +178,7 @@ const fn old_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 86] = [
+pub(crate) static BUGS: [Bug; 87] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -599,6 +600,12 @@ pub(crate) static BUGS: [Bug; 86] = [
         "writes pile up before a state machine that is slower than the log",
         1000,
         &[BACKLOG],
+    ),
+    node(
+        "divergence-ignored",
+        "nondeterministic apply diverges in silence",
+        600,
+        &[DIVERGED],
     ),
     node(
         "parts-in-any-order",

@@ -15,7 +15,7 @@ use crate::cluster::registers::{Command, Ledger, Operation, Store};
 use crate::cluster::sim::{Sim, lock};
 use crate::explore::{Counts, Options, Report};
 use crate::failure::Failure;
-use crate::fault::Planned;
+use crate::fault::{Fault, Planned};
 use crate::history::linearizability::check;
 use crate::history::registers::{Input, Output, Registers};
 use crate::history::{History, Outcome};
@@ -180,6 +180,13 @@ impl Run {
                 break;
             }
             self.sim.note(0, format_args!("fault {entry}: {fault}"));
+            match *fault {
+                Fault::SlowMachine { node, ms } => {
+                    self.ledger.stall(node, self.sim.elapsed() + Duration::from_millis(ms));
+                }
+                Fault::Rot { node } => self.rots(node),
+                _ => {}
+            }
             let (cluster, fault) = (self.cluster.clone(), *fault);
             faults.push(self.sim.spawn(async move { inflict(fault, &cluster).await }));
         }
@@ -207,6 +214,14 @@ impl Run {
         self.look_at_positions();
         self.check();
         self.statistics(struck)
+    }
+
+    /// A state changes by itself: one of a world, or there might be no majority that is right.
+    fn rots(&self, node: NodeId) {
+        if self.cluster.try_node(node).is_some() && self.ledger.rotten().is_none() {
+            self.cluster.may_diverge();
+            self.ledger.rot(node);
+        }
     }
 
     /// No position of a node goes back while it lives (paper, Figure 2).
@@ -412,6 +427,15 @@ impl Run {
                     self.sim.sleep(RETRY).await;
                 }
             }
+        }
+        // All replicas are there, so they can tell who is wrong, and who starts again is not any more.
+        while let Some(id) = self.ledger.rotten() {
+            if self.sim.elapsed() > end {
+                let what = format!("node {id} goes on");
+                return self.sim.fail("a replica that diverged stops", what);
+            }
+            self.writes(id).await;
+            self.sim.sleep(RETRY).await;
         }
         // What was written just now, too.
         if let Err(missing) = self.cluster.ready(bound).await {

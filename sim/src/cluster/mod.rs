@@ -41,6 +41,7 @@ mod registers;
 mod sim;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -123,7 +124,12 @@ struct Shared<S: StateMachine> {
     leaders: Mutex<BTreeMap<Term, (NodeId, u32)>>,
     /// Nodes whose disk forgot something.
     forgot: Mutex<BTreeMap<NodeId, Forgot>>,
+    /// Whether a state machine may have another state than the others.
+    may_diverge: AtomicBool,
 }
+
+/// What a node says that stops because of that.
+const DIVERGED: &str = "the state behind entry";
 
 /// What a disk forgot that it had synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +220,17 @@ impl<S: StateMachine> Cluster<S> {
         let machines = Mutex::new(machines.collect());
         let machine = Box::new(machine);
         let (sim, leaders, forgot) = (sim.clone(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { sim, options, network, machine, machines, leaders, forgot }))
+        let may_diverge = AtomicBool::new(false);
+        Self(Arc::new(Shared {
+            sim,
+            options,
+            network,
+            machine,
+            machines,
+            leaders,
+            forgot,
+            may_diverge,
+        }))
     }
 
     /// Begins the cluster at its first node that is up, with all of them as voters. Harmless to
@@ -565,10 +581,17 @@ impl<S: StateMachine> Cluster<S> {
     }
 
     /// Whether a node that gives this reason stopped, or did not start, because its disk was made
-    /// to fail or was wiped.
+    /// to fail or was wiped, or a state changed by itself.
     fn is_asked_for(&self, id: NodeId, why: &str) -> bool {
         why.contains(FakeDisk::TOLD)
             || (self.is_wiped(id) && why.contains("with another data directory"))
+            || (self.0.may_diverge.load(Ordering::Relaxed) && why.contains(DIVERGED))
+    }
+
+    /// From now on nodes may find that their states differ: who is right they may not know while too
+    /// few of them are there.
+    pub(crate) fn may_diverge(&self) {
+        self.0.may_diverge.store(true, Ordering::Relaxed);
     }
 
     /// Which of its lives a node is in.

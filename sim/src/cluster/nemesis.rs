@@ -100,8 +100,8 @@ pub(crate) async fn inflict<S: StateMachine>(fault: Fault, cluster: &Cluster<S>)
                 node.trigger().campaign();
             }
         }
-        // Whose state machine it is, its user knows.
-        Fault::SlowMachine { .. } => {}
+        // What a state machine does is a matter of whoever wrote it.
+        Fault::SlowMachine { .. } | Fault::Rot { .. } => {}
         Fault::ForgetLeader { node } => {
             if let Some(node) = cluster.try_node(node) {
                 node.trigger().forget_leader();

@@ -66,6 +66,9 @@ impl Plan {
         let mut sessions = Rng::stream(seed, "sessions");
         config.session_ttl = millis(sessions.pick(&[400, 3_000, 60_000]));
         config.max_sessions = sessions.pick(&[1, 3, 10_000]);
+        let mut machines = Rng::stream(seed, "machines");
+        config.unapplied_bytes = machines.pick(&[1_000, 20_000, 64 << 20]);
+        config.state_hash_entries = machines.pick(&[None, Some(2), Some(7)]);
         let (shortest, longest) = rng.pick(&[(0, 1), (1, 5), (1, 40), (5, 150)]);
         cluster.sync = (millis(shortest), millis(longest));
         if rng.chance(400) {
@@ -90,7 +93,10 @@ impl Plan {
         let unit_ms = rng.pick(&[election_ms / 8, election_ms / 2, election_ms]);
         // A stream of their own, too.
         let mut operators = Rng::stream(seed, "operators");
-        let rates = Rates::draw(unit_ms, &mut rng).with_operators(election_ms, &mut operators);
+        let rates = Rates::draw(unit_ms, &mut rng)
+            .with_operators(election_ms, &mut operators)
+            .with_slow_machines(unit_ms, &mut machines)
+            .with_rot(unit_ms, &mut machines);
         // Many clusters come to be in peace: what nobody ever led can't break.
         let quiet = rng.pick(&[0, 2]) * election_ms;
         let until = duration.as_millis() as u64;
@@ -98,6 +104,14 @@ impl Plan {
         if faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. })) {
             // Which losses can be survived is known only where everybody votes.
             faults.retain(|planned| !planned.fault.forgets());
+        }
+        let rots = |planned: &Planned| matches!(planned.fault, Fault::Rot { .. });
+        let alone = |planned: &Planned| {
+            !planned.fault.forgets() && !matches!(planned.fault, Fault::Change { .. })
+        };
+        // Most replicas have to know what is right, and all of them be there in the end.
+        if nodes < 3 || cluster.config.state_hash_entries.is_none() || !faults.iter().all(alone) {
+            faults.retain(|planned| !rots(planned));
         }
         let clients = rng.pick(&[1, 3, 6]);
         let calls = CALLS / clients;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate::{Committed, Failure, LogId, Postcard, Snapshot, StateMachine};
@@ -65,6 +66,10 @@ struct Entries {
     by_node: BTreeMap<u64, Vec<LogId>>,
     /// States that were restored, at starts and from leaders.
     restored: u64,
+    /// Whose state machine applies nothing, until when.
+    stalled: BTreeMap<u64, Duration>,
+    /// Whose state has changed by itself, in its present life.
+    rotten: Option<u64>,
 }
 
 impl Ledger {
@@ -97,12 +102,33 @@ impl Ledger {
         let same = known.eq(applied.iter().copied());
         entries.by_node.insert(node, applied);
         entries.restored += 1;
+        entries.rotten.take_if(|rotten| *rotten == node);
         drop(entries);
         if !same {
             let what = format!("node {node} restores a state at {last} that never was");
             sim.fail("State Machine Safety", what);
         }
         last
+    }
+
+    /// This node applies nothing until then.
+    pub(crate) fn stall(&self, node: u64, until: Duration) {
+        lock(&self.0).stalled.insert(node, until);
+    }
+
+    /// Until when it applies nothing.
+    fn stalled(&self, node: u64) -> Duration {
+        lock(&self.0).stalled.get(&node).copied().unwrap_or_default()
+    }
+
+    /// The state of this node changes, where reads don't see it.
+    pub(crate) fn rot(&self, node: u64) {
+        lock(&self.0).rotten = Some(node);
+    }
+
+    /// Whose state is not what the log made it.
+    pub(crate) fn rotten(&self) -> Option<u64> {
+        lock(&self.0).rotten
     }
 
     /// How often a state was restored.
@@ -151,7 +177,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(sim: Sim, node: u64, ledger: Ledger) -> Self {
-        lock(&ledger.0).by_node.insert(node, Vec::new());
+        let mut entries = lock(&ledger.0);
+        entries.by_node.insert(node, Vec::new());
+        entries.rotten.take_if(|rotten| *rotten == node);
+        drop(entries);
         Self { sim, node, ledger, values: BTreeMap::new(), last: LogId::ZERO }
     }
 
@@ -186,6 +215,9 @@ impl StateMachine for Store {
     type Codec = Postcard;
 
     async fn apply(&mut self, entries: Vec<Committed<Command>>) -> Result<Vec<Answer>, Failure> {
+        while let Some(rest) = self.ledger.stalled(self.node).checked_sub(self.sim.elapsed()) {
+            self.sim.sleep(rest.max(Duration::from_millis(1))).await;
+        }
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
             if entry.id.index <= self.last.index || entry.id.term < self.last.term {
@@ -209,5 +241,13 @@ impl StateMachine for Store {
         self.values = values;
         self.last = self.ledger.restore(&self.sim, self.node, applied);
         Ok(())
+    }
+
+    async fn digest(&mut self) -> Result<Option<u64>, Failure> {
+        // FNV-1a.
+        let mix = |hash: u64, number: u64| (hash ^ number).wrapping_mul(0x0100_0000_01b3);
+        let numbers = self.values.iter().flat_map(|(key, value)| [u64::from(*key), *value]);
+        let rotten = u64::from(self.ledger.rotten() == Some(self.node));
+        Ok(Some(mix(numbers.fold(0xcbf2_9ce4_8422_2325, mix), rotten)))
     }
 }
