@@ -601,12 +601,7 @@ pub(crate) static BUGS: [Bug; 87] = [
         1000,
         &[BACKLOG],
     ),
-    node(
-        "divergence-ignored",
-        "nondeterministic apply diverges in silence",
-        600,
-        &[DIVERGED],
-    ),
+    node("divergence-ignored", "nondeterministic apply diverges in silence", 600, &[DIVERGED]),
     node(
         "parts-in-any-order",
         "parts of a snapshot are lost, or come in another order",
