@@ -11,7 +11,9 @@ use std::sync::mpsc;
 #[cfg(feature = "wal")]
 use quorate_engine::GroupId;
 use quorate_engine::quorum::is_quorum;
-use quorate_engine::{EntryBlock, HardState, Index, Log, LogId, Membership, NodeId, Recovery};
+use quorate_engine::{
+    EntryBlock, HardState, Index, Log, LogId, Membership, NodeId, Recovery, planted,
+};
 #[cfg(feature = "wal")]
 use quorate_storage::wal::{Wal, WalOptions};
 use quorate_storage::{
@@ -265,6 +267,8 @@ impl Survivor {
         let cluster = std::iter::repeat_with(|| env.random())
             .find(|id| *id != 0 && *id != self.identity.cluster && !known(id))
             .expect("it never ends");
+        let keeps = planted::on("recovered-keeps-its-cluster");
+        let cluster = if keeps { self.identity.cluster } else { cluster };
         let forced = self.forced(voters, cluster).map_err(RecoverError::Voters)?;
         let recovery = forced.membership().and_then(|m| m.recovery().cloned());
         let identity = Identity { cluster, ..self.identity };

@@ -130,7 +130,7 @@ fn planted_bugs_are_caught() {
 }
 
 /// What only a bug in the engine itself breaks: `sim/mutants` plants those.
-const IN_THE_ENGINE: [&str; 7] = [
+const IN_THE_ENGINE: [&str; 9] = [
     "a log begins behind a durable snapshot",
     "a term begins with a candidate",
     "a higher term is followed",
@@ -138,6 +138,8 @@ const IN_THE_ENGINE: [&str; 7] = [
     "who can't lead steps down",
     "one change at a time, when it is due",
     "who is to take over has the whole log",
+    "a leader holds what it has room for",
+    "who has lost entries elects nobody who lacks them",
 ];
 
 /// Promises that no world around the engine can break, since the engine asserts them or does nothing

@@ -121,6 +121,7 @@ const fn snapshot(
 
 /// Between what clients were told and what was applied.
 pub(crate) const ONCE: &str = "every write at most once";
+const GOES_ON: &str = "a recovered cluster goes on";
 const DIVERGED: &str = "a replica that diverged stops";
 const EVERYWHERE: &str = "everything is on every node";
 const LINEARIZABLE: &str = "linearizability";
@@ -178,7 +179,7 @@ const fn old_disk(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 87] = [
+pub(crate) static BUGS: [Bug; 88] = [
     protocol(
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
@@ -600,6 +601,12 @@ pub(crate) static BUGS: [Bug; 87] = [
         "writes pile up before a state machine that is slower than the log",
         1000,
         &[BACKLOG],
+    ),
+    node(
+        "recovered-keeps-its-cluster",
+        "a quorum is recovered, and the lost majority comes back and outvotes it",
+        600,
+        &[ONCE, EVERYWHERE, LINEARIZABLE, GOES_ON, MACHINES],
     ),
     node("divergence-ignored", "nondeterministic apply diverges in silence", 600, &[DIVERGED]),
     node(

@@ -212,6 +212,9 @@ impl Run {
         self.recovers().await;
         operator.abort();
         self.look_at_positions();
+        if let Some(left) = plan.left_of_disaster.filter(|_| !self.sim.has_failed()) {
+            self.survives_disaster(left).await;
+        }
         self.check();
         self.statistics(struck)
     }
@@ -440,6 +443,36 @@ impl Run {
         // What was written just now, too.
         if let Err(missing) = self.cluster.ready(bound).await {
             self.sim.fail(PROMISE, missing);
+        }
+    }
+
+    /// All but `left` nodes are lost for ever, and when the others have become a cluster of their own the
+    /// lost come back after all. Nothing is lost by it: all had everything.
+    async fn survives_disaster(&self, left: usize) {
+        const PROMISE: &str = "a recovered cluster goes on";
+        let bound = self.cluster.recovery_bound();
+        if let Err(missing) = self.cluster.durable(bound).await {
+            return self.sim.fail(PROMISE, missing);
+        }
+        let survivors = self.cluster.members().into_iter().rev().take(left).collect();
+        let lost = match self.cluster.lose_quorum(&survivors).await {
+            Ok(lost) => lost,
+            Err(why) => return self.sim.fail(PROMISE, why),
+        };
+        for returning in [&[][..], &lost] {
+            for id in returning {
+                self.cluster.restart(*id).await.ok();
+            }
+            // Long enough for them to elect among themselves, and to ask the others.
+            self.sim.sleep(bound / 2).await;
+            for id in &survivors {
+                if !self.writes(*id).await {
+                    return self.sim.fail(PROMISE, format!("no write at node {id}"));
+                }
+            }
+            if let Err(missing) = self.cluster.ready(bound).await {
+                return self.sim.fail(PROMISE, missing);
+            }
         }
     }
 

@@ -31,6 +31,7 @@
 //! carry, no randomness, no iteration over hash maps. [`Sim::check`] runs its first seed twice and shows
 //! the first line where the two runs differ.
 
+mod disaster;
 mod disk;
 mod env;
 mod explore;
@@ -136,6 +137,8 @@ const DIVERGED: &str = "the state behind entry";
 enum Forgot {
     Everything,
     WhatCameAfterACopy,
+    /// Nothing, but it was lost with a quorum, and the others are another cluster since.
+    ItsCluster,
 }
 
 /// What a disk held once: see [`Cluster::copy_disk`].
@@ -264,9 +267,11 @@ impl<S: StateMachine> Cluster<S> {
         self.machines().keys().copied().collect()
     }
 
-    /// Those whose disk was not wiped: who comes back with an empty one is a stranger to the others.
+    /// Those whose disk was not wiped, and who were not lost with a quorum: who comes back then is a
+    /// stranger to the others.
     pub fn members(&self) -> Vec<NodeId> {
-        self.ids().into_iter().filter(|id| !self.is_wiped(*id)).collect()
+        let gone = |id: &NodeId| self.is_wiped(*id) || self.is_of_another_cluster(*id);
+        self.ids().into_iter().filter(|id| !gone(id)).collect()
     }
 
     /// The handle of a node.
@@ -580,6 +585,10 @@ impl<S: StateMachine> Cluster<S> {
         lock(&self.0.forgot).get(&id) == Some(&Forgot::Everything)
     }
 
+    fn is_of_another_cluster(&self, id: NodeId) -> bool {
+        lock(&self.0.forgot).get(&id) == Some(&Forgot::ItsCluster)
+    }
+
     /// Whether a node that gives this reason stopped, or did not start, because its disk was made
     /// to fail or was wiped, or a state changed by itself.
     fn is_asked_for(&self, id: NodeId, why: &str) -> bool {
@@ -721,6 +730,21 @@ impl<S: StateMachine> Cluster<S> {
         .await
     }
 
+    /// Waits until every node is up and has all of its log on its disk.
+    ///
+    /// # Errors
+    /// What is missing after `patience`.
+    pub(crate) async fn durable(&self, patience: Duration) -> Result<(), String> {
+        let members = self.members();
+        self.wait_for(patience, |all| {
+            let mut all = all.iter().filter(|m| members.contains(&m.id));
+            let durable =
+                all.clone().count() == members.len() && all.all(|m| m.persisted == m.last);
+            durable.then_some(()).ok_or("a log that is not durable")
+        })
+        .await
+    }
+
     async fn wait_for<T>(
         &self,
         patience: Duration,
@@ -749,7 +773,7 @@ async fn watch<S: StateMachine>(cluster: Cluster<S>, id: NodeId, life: u32, mut 
         match event {
             Event::Role { role, term, leader } => {
                 sim.note(id, format_args!("is {role} in term {term}, leader {leader:?}"));
-                if role == RoleKind::Leader {
+                if role == RoleKind::Leader && !cluster.is_of_another_cluster(id) {
                     let first = *lock(leaders).entry(term).or_insert((id, life));
                     if first != (id, life) {
                         let what = format!("{first:?} and {:?} lead term {term}", (id, life));

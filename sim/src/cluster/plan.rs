@@ -36,6 +36,8 @@ pub struct Plan {
     pub faults: Vec<Planned>,
     /// Entries of `faults` that are left out, by their place.
     pub left_out: Vec<usize>,
+    /// When all is well again, all nodes but so many are lost for ever.
+    pub left_of_disaster: Option<usize>,
 }
 
 impl Plan {
@@ -113,6 +115,14 @@ impl Plan {
         if nodes < 3 || cluster.config.state_hash_entries.is_none() || !faults.iter().all(alone) {
             faults.retain(|planned| !rots(planned));
         }
+        // Whoever has a vote has to be tied to its disk, and to be there, which is so if all that ever
+        // happens to disks and members is that.
+        let quiet_members = faults.iter().all(|planned| alone(planned) && !rots(planned));
+        let minority = (nodes as usize - 1) / 2;
+        let mut disasters = Rng::stream(seed, "disaster");
+        let left = 1 + disasters.below(minority.max(1) as u64) as usize;
+        let left_of_disaster =
+            (quiet_members && minority > 0 && disasters.chance(150)).then_some(left);
         let clients = rng.pick(&[1, 3, 6]);
         let calls = CALLS / clients;
         // Slow enough to last until the faults end: a call takes no time itself at best.
@@ -128,6 +138,7 @@ impl Plan {
             duration,
             faults,
             left_out: Vec::new(),
+            left_of_disaster,
         }
     }
 
