@@ -162,10 +162,11 @@ impl Orderer {
         let mut waited = false;
         let mut again = false;
         loop {
+            let late =
+                |waited| if waited { ChangeError::NotCaughtUp } else { ChangeError::NoLeader };
             let now = self.env.now();
-            let late = if waited { ChangeError::NotCaughtUp } else { ChangeError::NoLeader };
             if now >= deadline {
-                return Err(late);
+                return Err(late(waited));
             }
             let order = Order {
                 boot: 0,
@@ -205,7 +206,7 @@ impl Orderer {
                 Some(OrderOutcome::UnknownMember(id)) => {
                     return Err(ChangeError::UnknownMember(id));
                 }
-                Some(OrderOutcome::TimedOut) => return Err(late),
+                Some(OrderOutcome::TimedOut) => return Err(late(waited)),
                 Some(OrderOutcome::Refused(why)) => return Err(ChangeError::Refused(why)),
                 Some(other) => unreachable!("{other:?} is taken above, or of a newer release"),
             }
