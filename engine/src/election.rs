@@ -288,12 +288,19 @@ impl Engine {
     ///
     /// The node that its operator began the group at, while nobody leads, also trusts those who were
     /// blank until it gave them their first configuration: that there is nothing to forget yet is
-    /// what the operator said, and what they confirm. The first leader ties those who elected it to
-    /// their directories before it takes a command.
+    /// what the operator said, and what they confirm. It is so as long as nobody else can have been
+    /// elected: in the first term there is, since who votes in that has not voted for another; and
+    /// later where the votes of all others would not do, until it gives its own. Otherwise a disk that
+    /// was wiped meanwhile might be introduced anew. The first leader ties those who elected it to their
+    /// directories before it takes a command.
     fn would_win(&self, voted: impl Fn(NodeId) -> bool) -> bool {
         let membership = self.log.membership().expect("a candidate has a configuration");
         let tied = |id| membership.member(id).is_some_and(|m| m.incarnation != 0);
-        let trusted = |id| tied(id) || self.introduced.contains(&id);
+        let standing = matches!(self.role, Role::Candidate { .. });
+        let first_term = self.hard.term == u64::from(standing);
+        let needed = !meets_quorums_twice(membership, |id| id != self.config.id);
+        let trusts = first_term || needed;
+        let trusted = |id| tied(id) || (trusts && self.introduced.contains(&id));
         is_quorum(membership, |id| voted(id) && trusted(id))
             || meets_quorums_twice(membership, &voted)
             || (planted::on("untied-votes-elect") && is_quorum(membership, &voted))
@@ -349,6 +356,8 @@ impl Engine {
         if granted && !m.pre {
             // A pre-candidate that gives its vote away stops asking for others'.
             self.become_follower(now, m.term, None, out);
+            // Somebody else may be elected from now on: see `would_win`.
+            self.introduced.clear();
             if self.hard.voted_for.is_none() {
                 let voted_for = Some(from);
                 self.set_hard_state(HardState { term: m.term, voted_for, ..self.hard });

@@ -258,6 +258,47 @@ fn a_wiped_disk_does_not_help_elect_a_leader_that_lacks_what_it_lost() {
     assert!(c.node(3).fatal.is_some(), "node 3 was told: {:?}", c.node(3).fatal);
 }
 
+/// The same with the founder, who trusts those it introduced: it was cut off, the others have elected
+/// one of them, and a disk that was wiped since is introduced anew.
+#[test]
+fn a_founder_that_was_cut_off_trusts_nobody_for_ever() {
+    let mut c = Cluster::with_identities(5);
+    c.initialize(1);
+    for id in [2, 5] {
+        c.deliver(1, id);
+        c.deliver(id, 1);
+    }
+    assert_eq!(c.last(3), LogId::ZERO, "only 2 and 5 are introduced");
+    c.wire.clear();
+    c.cut(1, 2);
+    c.cut(2, 1);
+    c.step(2, Input::Campaign);
+    for _ in 0..8 {
+        (3..=5).for_each(|id| c.deliver(2, id));
+        (3..=5).for_each(|id| c.deliver(id, 2));
+        if c.leads(2) {
+            break;
+        }
+    }
+    assert!(c.leads(2), "by 2, 3, 4 and 5");
+    c.wire.clear();
+    c.partition(&[&[1, 5], &[2, 3, 4]]);
+    c.propose(2, 1);
+    c.run(500);
+    let lost = c.committed(2);
+    assert!(lost > 2 && c.last(5) == LogId::new(0, 1), "{lost} {}", c.last(5));
+    c.crash(2);
+    c.wipe(3, 999);
+    c.heal();
+    c.partition(&[&[1, 3, 5], &[4]]);
+    c.run(30_000);
+    assert!([1, 3, 5].iter().all(|id| !c.leads(*id)), "led without the committed entry");
+    c.heal();
+    c.restart(2);
+    c.run(30_000);
+    assert!(matches!(c.leader(), Some(2 | 4)), "who has it: {:?}", c.leader());
+}
+
 /// The same where nobody has to be introduced: a node that knows no configuration has no vote.
 #[test]
 fn a_blank_node_grants_no_vote() {
