@@ -320,7 +320,7 @@ pub(crate) static BUGS: [Bug; 88] = [
         "no-up-to-date-check",
         "a higher term that was seen is stored as a vote granted",
         100,
-        &[COMPLETENESS],
+        &[COMPLETENESS, STAYS],
     ),
     protocol(
         "two-votes-in-a-term",
@@ -587,13 +587,13 @@ pub(crate) static BUGS: [Bug; 88] = [
     old_disk(
         "quarantined-votes",
         "a follower whose log went back elects who lacks what is committed",
-        1000,
+        200,
         &[QUARANTINE],
     ),
     old_disk(
         "quarantined-campaigns",
         "a follower whose log went back elects who lacks what is committed",
-        1000,
+        200,
         &[QUARANTINE],
     ),
     protocol(
@@ -631,7 +631,7 @@ pub(crate) static BUGS: [Bug; 88] = [
         "sessions-not-in-snapshot",
         "a retry applies twice; sessions missing from snapshots",
         600,
-        &[ONCE, MACHINES, EVERYWHERE],
+        &[ONCE, MACHINES, EVERYWHERE, STOPS],
     ),
     Bug {
         name: "client-retries-unknown",
