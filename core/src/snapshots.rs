@@ -203,13 +203,12 @@ impl Node {
     /// Not if a start could find it without knowing that this node is a witness, and so take it for the
     /// state.
     pub(crate) fn on_view(&mut self, view: Result<View, String>) {
-        let known = self.engine.hard_state_is_durable();
-        let view = view.and_then(|view| match view {
-            View { of_witness: true, .. } if !known => {
+        let view = match view {
+            Ok(View { of_witness: true, .. }) if !self.engine.hard_state_is_durable() => {
                 Err("this node has become a witness, which its log does not say yet".into())
             }
-            view => Ok(view),
-        });
+            view => view,
+        };
         let view = match view {
             Ok(view) => view,
             Err(why) => {

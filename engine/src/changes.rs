@@ -62,19 +62,15 @@ impl Engine {
     /// The rounds of thesis §4.2.1 are those of the heartbeats here.
     pub fn is_caught_up(&self, now: Instant, id: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        let Some(p) = leader.progress.get(&id) else { return false };
-        let lately = self.config.election_timeout_max;
-        p.was_heard(now, lately)
-            && !p.is_quarantined()
-            && p.matched >= leader.log_was_at(now, self.config.election_timeout_min)
+        let since = leader.log_was_at(now, self.config.election_timeout_min);
+        self.answering(now, id).is_some_and(|p| p.matched >= since)
     }
 
-    /// Whether `id` answers this leader, and has acknowledged entries or a snapshot: so it has a
-    /// configuration, without which it would grant no vote.
-    fn has_acknowledged(&self, now: Instant, id: NodeId) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+    /// The progress of `id`, if it answers this leader and lacks nothing that it once acknowledged.
+    fn answering(&self, now: Instant, id: NodeId) -> Option<&Progress> {
+        let Role::Leader(leader) = &self.role else { return None };
         let lately = self.config.election_timeout_max;
-        leader.progress.get(&id).is_some_and(|p| p.was_heard(now, lately) && p.counted() > 0)
+        leader.progress.get(&id).filter(|p| p.was_heard(now, lately) && !p.is_quarantined())
     }
 
     /// The newest configuration with other voters than the one before it, and that one; the first
@@ -149,7 +145,9 @@ impl Engine {
             return Ok(to);
         }
         // Without a quorum of the new voters the change can't end, nor would there be another leader.
-        let can_vote = |id| id == self.config.id || self.has_acknowledged(now, id);
+        // Who has acknowledged anything has a configuration, without which it would grant no vote.
+        let can_vote =
+            |id| id == self.config.id || self.answering(now, id).is_some_and(|p| p.matched > 0);
         if !is_quorum(&to, can_vote) {
             let missing = to.voters().iter().find(|id| !can_vote(**id));
             return Err(Decline::NotCaughtUp { id: *missing.expect("all are a quorum") });

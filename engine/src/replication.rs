@@ -709,7 +709,7 @@ impl Progress {
     }
 
     /// What counts towards a commit of what it has durably.
-    pub(crate) fn counted(&self) -> Index {
+    fn counted(&self) -> Index {
         if self.is_quarantined() { 0 } else { self.matched }
     }
 

@@ -538,6 +538,11 @@ impl Fault {
     pub fn forgets(&self) -> bool {
         matches!(self, Fault::OldDisk { .. } | Fault::WipedDisk { .. })
     }
+
+    /// Whether an operator asks for another membership.
+    pub(crate) fn changes(&self) -> bool {
+        matches!(self, Fault::Change { .. })
+    }
 }
 
 impl Links {

@@ -41,7 +41,6 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// All of them.
     pub(crate) const ALL: [Level; 9] = [
         Level::Engines,
         Level::LostDisk,
@@ -80,15 +79,6 @@ const QUARANTINE: &str = "who has lost entries elects nobody who lacks them";
 const BACKLOG: &str = "a leader holds what it has room for";
 const BEGINS: &str = "a log begins behind a durable snapshot";
 
-const fn protocol(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::Engines, within, breaks }
-}
-
 /// What was acknowledged, or found at a start, is found at every later start.
 pub(crate) const KEPT: &str = "what the log said stays";
 /// A log starts after every crash.
@@ -98,26 +88,8 @@ pub(crate) const DAMAGE: &str = "damage is refused";
 /// Nothing succeeds behind a write that failed.
 pub(crate) const FINAL: &str = "the first error is final";
 
-const fn log(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::Log, within, breaks }
-}
-
 /// A snapshot that was committed is there, and whole, and no other is.
 pub(crate) const SNAPSHOTS: &str = "a snapshot is there and whole, or not there";
-
-const fn snapshot(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::Snapshots, within, breaks }
-}
 
 /// Between what clients were told and what was applied.
 pub(crate) const ONCE: &str = "every write at most once";
@@ -128,532 +100,604 @@ const LINEARIZABLE: &str = "linearizability";
 /// The node asserts what it answers with.
 const STOPS: &str = "no node stops by itself";
 
-const fn node(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::Nodes, within, breaks }
-}
-
 const CHANGES: &str = "one change at a time, when it is due";
 const SEEN: &str = "a change is made to what was seen";
 const HANDOVERS: &str = "who is to take over has the whole log";
 const VAIN: &str = "who is no member does not campaign";
 
-const fn changing(
+const fn bug(
+    level: Level,
     name: &'static str,
     hazard: &'static str,
     within: u64,
     breaks: &'static [&'static str],
 ) -> Bug {
-    Bug { name, hazard, level: Level::Changing, within, breaks }
-}
-
-const fn lease(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::Leases, within, breaks }
-}
-
-const fn lost_disk(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::LostDisk, within, breaks }
-}
-
-const fn old_disk(
-    name: &'static str,
-    hazard: &'static str,
-    within: u64,
-    breaks: &'static [&'static str],
-) -> Bug {
-    Bug { name, hazard, level: Level::OldDisk, within, breaks }
+    Bug { name, hazard, level, within, breaks }
 }
 
 /// All of them.
 pub(crate) static BUGS: [Bug; 88] = [
-    protocol(
+    bug(
+        Level::Engines,
         "vote-not-written",
         "a vote request or grant leaves before term and vote are durable",
         100,
         &[VOTES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "vote-leaves-early",
         "a vote request or grant leaves before term and vote are durable",
         100,
         &[VOTES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "candidacy-leaves-early",
         "a vote request or grant leaves before term and vote are durable",
         100,
         &[VOTES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "acknowledges-before-sync",
         "an empty, duplicate or heartbeat reply skips the durability wait",
         100,
         &[DURABILITY],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "heartbeat-acknowledges-early",
         "an empty, duplicate or heartbeat reply skips the durability wait",
         100,
         &[DURABILITY],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "leader-counts-itself-early",
         "a single voter acknowledges itself before its sync",
         100,
         &[COMMIT, WRITES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "overwritten-suffix-acknowledged",
         "an acknowledgement survives a truncation (ABA)",
         100,
         &[DURABILITY, ASSERTION],
     ),
-    lost_disk(
+    bug(
+        Level::LostDisk,
         "wiped-disk-votes",
         "a wiped disk rejoins under its old id and votes",
         200,
         &[COMPLETENESS],
     ),
-    lost_disk(
+    bug(
+        Level::LostDisk,
         "untied-votes-elect",
         "a wiped disk rejoins under its old id and votes",
         200,
         &[COMPLETENESS],
     ),
-    log(
+    bug(
+        Level::Log,
         "batch-not-synced",
         "an empty, duplicate or heartbeat reply skips the durability wait",
         100,
         &[KEPT, STARTS],
     ),
-    log(
+    bug(
+        Level::Log,
         "sync-retried",
         "fsync fails, the retry \"succeeds\" on dropped pages",
         100,
         &[KEPT, STARTS],
     ),
-    log(
+    bug(
+        Level::Log,
         "page-cache-trusted",
         "fsync fails, the retry \"succeeds\" on dropped pages",
         100,
         &[KEPT, STARTS],
     ),
-    log("error-not-final", "one error path of many is swallowed", 100, &[FINAL]),
-    log(
+    bug(Level::Log, "error-not-final", "one error path of many is swallowed", 100, &[FINAL]),
+    bug(
+        Level::Log,
         "torn-tail-accepted",
         "an empty, partial or interrupted file taken as valid",
         600,
         &[KEPT, STARTS, DAMAGE],
     ),
-    log(
+    bug(
+        Level::Log,
         "torn-tail-left",
         "a torn tail left in place makes later records unreadable",
         400,
         &[STARTS],
     ),
-    log("damage-taken-for-torn", "damage mid-log taken for a torn tail", 100, &[DAMAGE]),
-    log("no-seal", "the last acknowledged batch rots and is taken for a torn tail", 100, &[DAMAGE]),
-    log("segment-without-vote", "the segment that held the latest vote goes", 100, &[KEPT, STARTS]),
-    log(
+    bug(
+        Level::Log,
+        "damage-taken-for-torn",
+        "damage mid-log taken for a torn tail",
+        100,
+        &[DAMAGE],
+    ),
+    bug(
+        Level::Log,
+        "no-seal",
+        "the last acknowledged batch rots and is taken for a torn tail",
+        100,
+        &[DAMAGE],
+    ),
+    bug(
+        Level::Log,
+        "segment-without-vote",
+        "the segment that held the latest vote goes",
+        100,
+        &[KEPT, STARTS],
+    ),
+    bug(
+        Level::Log,
         "segment-name-not-synced",
         "truncate, purge, rotate or rename not synced, or misordered",
         100,
         &[KEPT, STARTS],
     ),
-    log(
+    bug(
+        Level::Log,
         "removals-not-synced",
         "truncate, purge, rotate or rename not synced, or misordered",
         100,
         &[STARTS],
     ),
-    log(
+    bug(
+        Level::Log,
         "recycled-segment-keeps-salt",
         "stale records in a reused or preallocated segment are replayed",
         100,
         &[STARTS],
     ),
-    log(
+    bug(
+        Level::Log,
         "header-without-configurations",
         "the configuration in force goes with the segment that held its entry",
         100,
         &[KEPT, STARTS],
     ),
-    snapshot(
+    bug(
+        Level::Snapshots,
         "snapshot-name-not-synced",
         "an empty, partial or interrupted file taken as valid",
         100,
         &[SNAPSHOTS],
     ),
-    snapshot(
+    bug(
+        Level::Snapshots,
         "snapshot-content-not-synced",
         "an empty, partial or interrupted file taken as valid",
         100,
         &[SNAPSHOTS],
     ),
-    snapshot(
+    bug(
+        Level::Snapshots,
         "snapshot-not-checked",
         "an empty, partial or interrupted file taken as valid",
         100,
         &[DAMAGE],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "earlier-terms-counted",
         "entries of an earlier term committed by counting",
         100,
         &[COMMIT],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "no-up-to-date-check",
         "a higher term that was seen is stored as a vote granted",
         100,
         &[COMPLETENESS, STAYS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "two-votes-in-a-term",
         "a higher term that was seen is stored as a vote granted",
         100,
         &[VOTES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "half-is-a-majority",
         "two single-server changes by two leaders: disjoint quorums",
         100,
         &[COMMIT, ELECTION, CONFIGURATIONS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "higher-term-ignored",
         "a rejection's higher term ignored on one path",
         100,
         &[HIGHER],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "leads-with-a-hung-log",
         "a leader whose disk hangs heartbeats for ever",
         100,
         &[IDLE],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "no-check-quorum",
         "a removed or partitioned node comes back with a high term",
         100,
         &[IDLE],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "no-stickiness",
         "a removed or partitioned node comes back with a high term",
         100,
         &[PROMISES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "pre-votes-move-terms",
         "a removed or partitioned node comes back with a high term",
         100,
         &[TERMS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "start-without-promise",
         "a restarted follower has forgotten the leader and votes inside its lease",
         200,
         &[PROMISES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "truncates-without-conflict",
         "a delayed or duplicate append truncates committed entries",
         100,
         &[POSITIONS, COMMIT, STAYS, ASSERTION],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "terms-not-compared",
         "a delayed or duplicate append truncates committed entries",
         100,
         &[MATCHING],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "commits-beyond-match",
         "a follower commits leaderCommit past what it matched",
         100,
         &[COMMIT, STAYS, MACHINES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "verified-for-an-earlier-leader",
         "a follower commits leaderCommit past what it matched",
         100,
         &[COMMIT, STAYS, MACHINES, ACCUSED, ASSERTION],
     ),
-    protocol("matched-goes-back", "commit or match index goes back", 100, &[POSITIONS]),
-    protocol(
+    bug(Level::Engines, "matched-goes-back", "commit or match index goes back", 100, &[POSITIONS]),
+    bug(
+        Level::Engines,
         "earlier-sessions-count",
         "replies of an earlier session corrupt progress",
         100,
         &[POSITIONS, ACCUSED],
     ),
-    protocol("conflicts-never-end", "the conflict is never reached", 100, &[RECOVERS]),
-    protocol("losses-not-noticed", "a peer stays in probe", 100, &[RECOVERS]),
-    protocol("snapshot-state-for-ever", "a peer stays in probe", 100, &[RECOVERS]),
-    protocol(
+    bug(Level::Engines, "conflicts-never-end", "the conflict is never reached", 100, &[RECOVERS]),
+    bug(Level::Engines, "losses-not-noticed", "a peer stays in probe", 100, &[RECOVERS]),
+    bug(Level::Engines, "snapshot-state-for-ever", "a peer stays in probe", 100, &[RECOVERS]),
+    bug(
+        Level::Engines,
         "compaction-ignores-transfers",
         "a large snapshot: timeout, memory, endless retries",
         200,
         &[BEGINS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "older-snapshot-installed",
         "an older snapshot over newer state; install races apply",
         1_000,
         &[BEGINS, POSITIONS, ASSERTION],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "applied-before-restored",
         "an older snapshot over newer state; install races apply",
         200,
         &[MACHINES],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "reset-without-need",
         "the log keeps a suffix that conflicts with the snapshot",
         600,
         &[BEGINS, COMMIT],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "snapshot-without-membership",
         "a snapshot without membership, or with a wrong one",
         200,
         &[BEGINS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "compacted-before-snapshot-durable",
         "a gap between snapshot and log after a restart",
         100,
         &[BEGINS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "no-no-op",
         "a new leader serves reads before it has committed in its term",
         100,
         &[RECOVERS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "reads-before-first-commit",
         "a new leader serves reads before it has committed in its term",
         100,
         &[READS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "earlier-round-confirms",
         "a retried read context confirms a stale index",
         100,
         &[READS],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "read-context-repeats",
         "a retried read context confirms a stale index",
         100,
         &[READS],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "failed-write-counts",
         "the write of a vote fails, memory keeps it, the grant is sent",
         100,
         &[ONCE, LINEARIZABLE, MACHINES, ELECTION, RECOVERS, STOPS],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "success-though-overwritten",
         "success returned though the entry was overwritten",
         600,
         &[ONCE, LINEARIZABLE, STOPS],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "forwarded-write-taken-twice",
         "a retry applies twice; sessions missing from snapshots",
         100,
         &[ONCE, LINEARIZABLE],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "reads-before-applied",
         "a retried read context confirms a stale index",
         100,
         &[LINEARIZABLE],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "joint-quorum-from-one-half",
         "two single-server changes by two leaders: disjoint quorums",
         200,
         &[CONFIGURATIONS, COMMIT, COMPLETENESS, ELECTION],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "configuration-counts-when-committed",
         "the configuration is not reverted when its entry is truncated",
         200,
         &[COMMIT, COMPLETENESS, ELECTION],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "change-before-no-op",
         "two single-server changes by two leaders: disjoint quorums",
         200,
         &[CHANGES],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "two-changes-at-once",
         "two single-server changes by two leaders: disjoint quorums",
         200,
         &[CHANGES],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "joint-never-left",
         "a joint configuration is never left when the leader dies",
         200,
         &[RECOVERS],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "removed-leader-leads-on",
         "the removed leader goes before the final configuration commits",
         200,
         &[RECOVERS],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "removed-node-campaigns",
         "a removed or partitioned node comes back with a high term",
         200,
         &[VAIN],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "transfer-without-catch-up",
         "TimeoutNow lost, or the target behind or dead: no writes for long",
         200,
         &[HANDOVERS],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "timeout-now-of-an-earlier-term",
         "TimeoutNow lost, or the target behind or dead: no writes for long",
         200,
         &[PROMISES],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "transfer-ignores-stickiness-always",
         "a removed or partitioned node comes back with a high term",
         200,
         &[PROMISES],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "learner-votes-count",
         "two single-server changes by two leaders: disjoint quorums",
         200,
         &[CONFIGURATIONS, COMMIT, COMPLETENESS, ELECTION],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "promoted-before-caught-up",
         "a voter is added that has nothing of the log",
         200,
         &[CHANGES],
     ),
-    changing(
+    bug(
+        Level::Changing,
         "cas-ignored",
         "a change is made to a membership that the operator has not seen",
         200,
         &[SEEN],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "commands-to-witnesses",
         "a witness that keeps commands, or a replica that lacks them",
         200,
         &[MATCHING],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "witness-forgets-what-it-is",
         "a witness that keeps commands, or a replica that lacks them",
         200,
         &[MATCHING],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "witness-campaigns",
         "a witness leads, and has no commands to replicate",
         200,
         &[ACCUSED, MATCHING],
     ),
-    old_disk(
+    bug(
+        Level::OldDisk,
         "quarantined-votes",
         "a follower whose log went back elects who lacks what is committed",
-        200,
+        1000,
         &[QUARANTINE],
     ),
-    old_disk(
+    bug(
+        Level::OldDisk,
         "quarantined-campaigns",
         "a follower whose log went back elects who lacks what is committed",
-        200,
+        1000,
         &[QUARANTINE],
     ),
-    protocol(
+    bug(
+        Level::Engines,
         "unapplied-not-counted",
         "writes pile up before a state machine that is slower than the log",
         1000,
         &[BACKLOG],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "recovered-keeps-its-cluster",
         "a quorum is recovered, and the lost majority comes back and outvotes it",
         600,
         &[ONCE, EVERYWHERE, LINEARIZABLE, GOES_ON, MACHINES],
     ),
-    node("divergence-ignored", "nondeterministic apply diverges in silence", 600, &[DIVERGED]),
-    node(
+    bug(
+        Level::Nodes,
+        "divergence-ignored",
+        "nondeterministic apply diverges in silence",
+        600,
+        &[DIVERGED],
+    ),
+    bug(
+        Level::Nodes,
         "parts-in-any-order",
         "parts of a snapshot are lost, or come in another order",
         600,
         &[MACHINES, STOPS],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "session-write-applied-twice",
         "a retry applies twice; sessions missing from snapshots",
         600,
         &[ONCE],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "lapsed-session-applies",
         "evicted sessions are forgotten, and their writes applied anew",
         2_000,
         &[ONCE],
     ),
-    node(
+    bug(
+        Level::Nodes,
         "sessions-not-in-snapshot",
         "a retry applies twice; sessions missing from snapshots",
         600,
         &[ONCE, MACHINES, EVERYWHERE, STOPS],
     ),
-    Bug {
-        name: "client-retries-unknown",
-        hazard: "a client sends a write again that a node may have heard of: it applies twice",
-        level: Level::Clients,
-        within: 3,
-        breaks: &[ONCE],
-    },
-    lease(
+    bug(
+        Level::Clients,
+        "client-retries-unknown",
+        "a client sends a write again that a node may have heard of: it applies twice",
+        3,
+        &[ONCE],
+    ),
+    bug(
+        Level::Leases,
         "lease-counted-from-the-answer",
         "lease counted from the answer's time, or from the wall clock",
         6_000,
         &[READS],
     ),
-    lease(
+    bug(
+        Level::Leases,
         "lease-ignores-drift",
         "lease counted from the answer's time, or from the wall clock",
         2_000,
         &[READS],
     ),
-    lease("lease-outlives-transfer", "lease read served during a transfer", 2_000, &[READS]),
-    lease(
+    bug(
+        Level::Leases,
+        "lease-outlives-transfer",
+        "lease read served during a transfer",
+        2_000,
+        &[READS],
+    ),
+    bug(
+        Level::Leases,
         "age-counted-from-the-answer",
         "a read of bounded age is older than it may be",
         2_000,

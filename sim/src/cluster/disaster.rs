@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate::{LogId, NodeId, StateMachine, Survivor};
+use quorate::{NodeId, StateMachine, Survivor};
 use quorate_storage::wal::{Crash, Wal, WalOptions};
 
 use crate::cluster::env::NodeEnv;
@@ -29,12 +29,10 @@ impl<S: StateMachine> Cluster<S> {
         for id in &lost {
             lock(&self.0.forgot).insert(*id, Forgot::ItsCluster);
         }
-        let mut best: Option<(LogId, NodeId)> = None;
-        for id in &left {
-            best = best.max(Some((self.survivor(*id)?.last(), *id)));
-        }
-        let (last, id) = best.ok_or("nobody is left")?;
-        let recovered = self.survivor(id)?.recover(survivors, &self.operators_env(id));
+        let read = left.iter().map(|id| self.survivor(*id)).collect::<Result<Vec<_>, _>>()?;
+        let best = read.into_iter().max_by_key(Survivor::last).ok_or("nobody is left")?;
+        let (last, id) = (best.last(), best.id());
+        let recovered = best.recover(survivors, &self.operators_env(id));
         let recovery = recovered.map_err(|error| error.to_string())?;
         self.0.sim.note(id, format_args!("is recovered from {last}, at {}", recovery.at));
         for id in left {

@@ -103,26 +103,24 @@ impl Plan {
         let quiet = rng.pick(&[0, 2]) * election_ms;
         let until = duration.as_millis() as u64;
         let mut faults = rates.schedule(seed, nodes as usize, election_ms, quiet..until);
-        if faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. })) {
+        let changes = faults.iter().any(|planned| planned.fault.changes());
+        if changes {
             // Which losses can be survived is known only where everybody votes.
             faults.retain(|planned| !planned.fault.forgets());
         }
+        // All that ever votes has the disk it was tied to, and is there in the end.
+        let stay = !changes && !faults.iter().any(|planned| planned.fault.forgets());
         let rots = |planned: &Planned| matches!(planned.fault, Fault::Rot { .. });
-        let alone = |planned: &Planned| {
-            !planned.fault.forgets() && !matches!(planned.fault, Fault::Change { .. })
-        };
-        // Most replicas have to know what is right, and all of them be there in the end.
-        if nodes < 3 || cluster.config.state_hash_entries.is_none() || !faults.iter().all(alone) {
+        // Most replicas have to know what is right.
+        if nodes < 3 || cluster.config.state_hash_entries.is_none() || !stay {
             faults.retain(|planned| !rots(planned));
         }
-        // Whoever has a vote has to be tied to its disk, and to be there, which is so if all that ever
-        // happens to disks and members is that.
-        let quiet_members = faults.iter().all(|planned| alone(planned) && !rots(planned));
         let minority = (nodes as usize - 1) / 2;
         let mut disasters = Rng::stream(seed, "disaster");
         let left = 1 + disasters.below(minority.max(1) as u64) as usize;
         let left_of_disaster =
-            (quiet_members && minority > 0 && disasters.chance(150)).then_some(left);
+            (stay && !faults.iter().any(rots) && minority > 0 && disasters.chance(150))
+                .then_some(left);
         let clients = rng.pick(&[1, 3, 6]);
         let calls = CALLS / clients;
         // Slow enough to last until the faults end: a call takes no time itself at best.
@@ -144,7 +142,7 @@ impl Plan {
 
     /// Whether operators change the membership.
     pub(crate) fn changes(&self) -> bool {
-        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
+        self.faults.iter().any(|planned| planned.fault.changes())
     }
 
     /// Whether clocks jump, which leases do not survive.

@@ -1,6 +1,7 @@
 //! The application that is explored: a few registers, and a ledger that all nodes have to agree on.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -244,10 +245,8 @@ impl StateMachine for Store {
     }
 
     async fn digest(&mut self) -> Result<Option<u64>, Failure> {
-        // FNV-1a.
-        let mix = |hash: u64, number: u64| (hash ^ number).wrapping_mul(0x0100_0000_01b3);
-        let numbers = self.values.iter().flat_map(|(key, value)| [u64::from(*key), *value]);
-        let rotten = u64::from(self.ledger.rotten() == Some(self.node));
-        Ok(Some(mix(numbers.fold(0xcbf2_9ce4_8422_2325, mix), rotten)))
+        let mut hasher = DefaultHasher::new();
+        (&self.values, self.ledger.rotten() == Some(self.node)).hash(&mut hasher);
+        Ok(Some(hasher.finish()))
     }
 }

@@ -149,7 +149,7 @@ impl Plan {
 
     /// Whether the number of voters may change.
     pub(crate) fn may_change(&self) -> bool {
-        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Change { .. }))
+        self.faults.iter().any(|planned| planned.fault.changes())
     }
 
     /// By how much clocks of this world may differ in rate, in percent of the slower: what leases are

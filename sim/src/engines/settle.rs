@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorate_engine::quorum::{is_quorum, meets_quorums_twice};
-use quorate_engine::{Membership, NodeId, ReadMode};
+use quorate_engine::{LogId, Membership, NodeId, ReadMode};
 
 use crate::engines::check::{Fact, newest_committed};
 use crate::engines::network::Weather;
@@ -185,15 +185,22 @@ impl World {
     /// Whether nobody can be elected, by the configuration of the newest log: the voters that run
     /// and are tied to their disks are no quorum, and with those that no leader has heard yet, any
     /// of which might be the one that was wiped, they do not meet every quorum twice.
+    ///
+    /// A blank node, which no leader has reached or whose disk is as it was before, has a vote only
+    /// if it can be given the first configuration: by a log that still begins with it.
     fn lacks_votes(&self) -> bool {
         let newest = self.nodes.iter().filter(|n| n.stopped.is_none()).max_by_key(|n| n.log.last());
         let engine = newest.and_then(|n| n.engine.as_ref());
         let Some(membership) = engine.and_then(|e| e.log().membership()) else { return false };
         let tie = |id| membership.member(id).map_or(0, |m| m.incarnation);
+        let introduces = newest.is_some_and(|n| n.log.compacted() == LogId::ZERO);
         // Whose disk is not the one that its id is tied to is refused.
         let votes = |id| {
             let node = self.nodes.get(id);
-            node.is_running() && (tie(id) == 0 || tie(id) == node.incarnation)
+            let knows = node.engine.as_ref().is_some_and(|e| e.log().membership().is_some());
+            node.is_running()
+                && (tie(id) == 0 || tie(id) == node.incarnation)
+                && (knows || introduces)
         };
         !is_quorum(membership, |id| votes(id) && tie(id) != 0)
             && !meets_quorums_twice(membership, votes)

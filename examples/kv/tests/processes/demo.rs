@@ -101,8 +101,9 @@ async fn nodes_do_not_outlive_a_demo_that_was_killed() {
     eventually("the nodes to end", async || (!ports.split(' ').any(in_use)).then_some(())).await;
 }
 
+/// Asked by a connection: who tried to listen there would take the port from the node.
 fn in_use(port: &str) -> bool {
-    std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_err()
+    std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok()
 }
 
 /// Killed when dropped.
