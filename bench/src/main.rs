@@ -1,17 +1,20 @@
 //! Benchmarks of Quorate, side by side with its peers.
 //!
-//! A number of one program on one machine says little. So `framework` runs Quorate and what it is
-//! compared with in one process, in turns, and reports medians and spreads of many short rounds: a
+//! A number of one program on one machine says little. So `framework` and `reads` run Quorate and what
+//! it is compared with in one process, in turns, and reports medians and spreads of many short rounds: a
 //! machine that slows down half-way slows down everybody. `snapshot` can't, with its gigabytes: it
 //! shows what goes on before beside what goes on meanwhile.
 //!
 //! Exit codes: 0 done, 1 failed (`error: what; what to do` on standard error), 2 wrong usage,
 //! 130 interrupted.
 
+mod chart;
 mod failure;
 mod framework;
 mod measure;
+mod reads;
 mod report;
+mod rounds;
 mod snapshot;
 mod subject;
 mod tail;
@@ -33,8 +36,10 @@ struct Cli {
 /// What can be measured: one variant, and one module, each.
 #[derive(Subcommand)]
 enum What {
-    /// Writes per second of a three-node cluster in one process: the cost of the framework alone.
+    /// Writes per second of a cluster in one process: the cost of the framework alone.
     Framework(framework::Options),
+    /// Linearizable reads per second of the same.
+    Reads(reads::Options),
     /// A new node joins a store of gigabytes by a snapshot: how fast, and in how much memory.
     Snapshot(snapshot::Options),
     /// The slowest writes while something is wrong with one member, beside those without.
@@ -46,6 +51,7 @@ enum What {
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Framework(options) => framework::run(&options),
+        What::Reads(options) => reads::run(&options),
         What::Snapshot(options) => snapshot::run(&options),
         What::Tail(options) => tail::run(&options),
         What::StoreAlone(options) => snapshot::run_alone(&options),

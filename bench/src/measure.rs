@@ -1,10 +1,10 @@
-//! One measurement: so many clients write to one fresh cluster for so long.
+//! One measurement: so many clients write to, or read from, one fresh cluster for so long.
 //!
 //! The clients have a runtime of one worker to themselves, the cluster one of two, so that a
 //! cluster cannot win by being polled in a client's stead. Both are built for the one measurement
 //! and torn down after it: nothing of one subject is left to disturb the next.
 //!
-//! What the measurement adds to a write is a few nanoseconds: a counter of the client's own, a
+//! What the measurement adds to a call is a few nanoseconds: a counter of the client's own, a
 //! load of a flag that seldom changes, and only now and then a look at the clock.
 
 use std::future::Future;
@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::failure::Failure;
-use crate::subject::{Client, Subject};
+use crate::subject::{Client, Load, MIX, Subject};
 
 /// Workers of the runtime that the cluster runs on.
 const SERVER_WORKERS: usize = 2;
@@ -29,11 +29,11 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
 /// What a torn down runtime may take to end its tasks, each at its next await.
 const TEAR_DOWN: Duration = Duration::from_secs(5);
-/// A client looks at the clock for one write in so many: two looks at it for each would cost the
+/// A client looks at the clock for one call in so many: two looks at it for each would cost the
 /// fastest subject the most.
 const SAMPLE_EVERY: usize = 16;
 
-/// What the clients do with the writes they complete. In an `AtomicU8` that they all read.
+/// What the clients do with the calls they complete. In an `AtomicU8` that they all read.
 mod phase {
     /// Do not count.
     pub(super) const WARM_UP: u8 = 0;
@@ -43,12 +43,20 @@ mod phase {
     pub(super) const STOP: u8 = 2;
 }
 
+/// What is measured: so many clients that do this, of so many nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Point {
+    pub(crate) load: Load,
+    pub(crate) clients: u32,
+    pub(crate) nodes: u32,
+}
+
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
-    /// Completed writes per second.
+    /// Completed operations per second: writes, reads.
     pub(crate) ops_s: f64,
-    /// The median time of one write, in microseconds.
+    /// The median time of one call, in microseconds.
     pub(crate) p50_us: f64,
 }
 
@@ -83,10 +91,10 @@ impl Control {
         Ok(Self { runtime, interrupt })
     }
 
-    /// Measures `clients` clients of a fresh `S` for about `length`.
+    /// Measures a fresh `S` at `point` for about `length`.
     pub(crate) fn measure<S: Subject>(
         &mut self,
-        clients: usize,
+        point: Point,
         length: Duration,
     ) -> Result<Measured, Failure> {
         let servers = runtime("server", SERVER_WORKERS)?;
@@ -96,7 +104,7 @@ impl Control {
             tokio::select! {
                 biased;
                 () = interrupt => Err(Failure::Interrupted),
-                measured = drive::<S>(servers.handle(), client_runtime.handle(), clients, length)
+                measured = drive::<S>(servers.handle(), client_runtime.handle(), point, length)
                     => measured,
             }
         });
@@ -120,16 +128,17 @@ fn runtime(name: &str, workers: usize) -> Result<Runtime, Failure> {
 async fn drive<S: Subject>(
     servers: &Handle,
     client_runtime: &Handle,
-    clients: usize,
+    point: Point,
     length: Duration,
 ) -> Result<Measured, Failure> {
-    let started = servers.spawn(S::start()).await;
+    let started = servers.spawn(S::start(point.nodes.into())).await;
     let subject = started.map_err(|e| panicked("the start", &e))??;
 
     let phase = Arc::new(AtomicU8::new(phase::WARM_UP));
     let mut tasks = JoinSet::new();
-    for number in 0..clients {
-        tasks.spawn_on(load(subject.client(), Arc::clone(&phase), number), client_runtime);
+    for number in 0..point.clients as usize {
+        let client = call(subject.client(), point.load, Arc::clone(&phase), number);
+        tasks.spawn_on(client, client_runtime);
     }
     undisturbed(&mut tasks, WARM_UP).await?;
     phase.store(phase::MEASURE, Ordering::Relaxed);
@@ -140,7 +149,7 @@ async fn drive<S: Subject>(
 
     let all = tokio::time::timeout(LAST_ANSWERS, sum(&mut tasks)).await;
     let all = all.map_err(|_| {
-        Failure::new("a write was never answered", "run with --subject to see whose it is")
+        Failure::new("a call was never answered", "run with --subject to see whose it is")
     })??;
     servers.spawn(subject.stop()).await.map_err(|e| panicked("the stop", &e))??;
     Ok(all.measured(elapsed))
@@ -167,29 +176,44 @@ async fn sum(tasks: &mut JoinSet<Result<Tally, Failure>>) -> Result<Tally, Failu
     let mut all = Tally::default();
     while let Some(ended) = tasks.join_next().await {
         let tally = ended.map_err(|e| panicked("a client", &e))??;
-        all.writes += tally.writes;
+        all.operations += tally.operations;
         all.sampled.extend(tally.sampled);
     }
     Ok(all)
 }
 
-/// One client: the next write begins when the last was answered.
-async fn load<C: Client>(
+/// One client: the next call begins when the last was answered.
+async fn call<C: Client>(
     mut client: C,
+    load: Load,
     phase: Arc<AtomicU8>,
     number: usize,
 ) -> Result<Tally, Failure> {
     let mut tally = Tally::default();
     // Clients take their samples in turn, not all of the same batch.
     let mut turn = number % SAMPLE_EVERY;
+    let mut until_write = number % MIX;
     loop {
         let began = (turn == 0).then(Instant::now);
         turn = (turn + 1) % SAMPLE_EVERY;
-        client.write().await?;
+        match load {
+            Load::Write => client.write().await?,
+            Load::Batch => client.write_batch().await?,
+            Load::ReadIndex => client.read(false).await?,
+            Load::LeaseRead => client.read(true).await?,
+            Load::Mix if until_write == 0 => {
+                until_write = MIX - 1;
+                client.write().await?;
+            }
+            Load::Mix => {
+                until_write -= 1;
+                client.read(false).await?;
+            }
+        }
         match phase.load(Ordering::Relaxed) {
             phase::WARM_UP => {}
             phase::MEASURE => {
-                tally.writes += 1;
+                tally.operations += load.operations();
                 tally.sampled.extend(began.map(|b| b.elapsed()));
             }
             _ => return Ok(tally),
@@ -200,8 +224,8 @@ async fn load<C: Client>(
 /// What was counted, by one client or by all.
 #[derive(Default)]
 struct Tally {
-    /// Writes completed in the measured time.
-    writes: u64,
+    /// Completed in the measured time.
+    operations: u64,
     /// How long some of them took.
     sampled: Vec<Duration>,
 }
@@ -210,12 +234,12 @@ impl Tally {
     fn measured(mut self, elapsed: Duration) -> Measured {
         let middle = self.sampled.len() / 2;
         let p50 = match self.sampled.is_empty() {
-            // Hardly a write was completed: what one took is what there was time for.
+            // Hardly a call was completed: what one took is what there was time for.
             true => elapsed,
             false => *self.sampled.select_nth_unstable(middle).1,
         };
         Measured {
-            ops_s: self.writes as f64 / elapsed.as_secs_f64(),
+            ops_s: self.operations as f64 / elapsed.as_secs_f64(),
             p50_us: p50.as_secs_f64() * 1e6,
         }
     }

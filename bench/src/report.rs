@@ -1,42 +1,44 @@
-//! What was measured, for people and for programs.
+//! What was measured of subjects side by side, for people and for programs.
 
 use std::io::{self, Write, stdout};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use crate::measure::Measured;
+use crate::measure::{Measured, Point};
 use crate::subject::SubjectName;
 
+/// The subject whose value a row is about.
+const OURS: SubjectName = SubjectName::Quorate;
+
 /// The subject that every other is compared with.
-const BASELINE: &str = "openraft";
+const PEER: SubjectName = SubjectName::Openraft;
 
 /// All measurements of one run.
 pub(crate) struct Report {
+    /// What it is about, in a line.
+    pub(crate) title: &'static str,
+    /// What is counted: writes, reads.
+    pub(crate) unit: &'static str,
     /// Measurements behind each median.
     pub(crate) rounds: u32,
     /// How long each of them took.
     pub(crate) length: Duration,
-    /// One for each number of clients.
+    /// One for each point.
     pub(crate) rows: Vec<Row>,
 }
 
-/// All measurements with one number of clients.
+/// All measurements of one point.
 pub(crate) struct Row {
-    clients: u32,
+    pub(crate) point: Point,
     /// By subject; then by round, the same number of them for each.
     measured: Vec<(SubjectName, Vec<Measured>)>,
 }
 
 impl Row {
     /// To be filled by [`add`](Self::add).
-    pub(crate) fn new(clients: u32, subjects: &[SubjectName]) -> Self {
-        Self { clients, measured: subjects.iter().map(|&s| (s, Vec::new())).collect() }
-    }
-
-    /// How many clients wrote.
-    pub(crate) fn clients(&self) -> u32 {
-        self.clients
+    pub(crate) fn new(point: Point, subjects: &[SubjectName]) -> Self {
+        Self { point, measured: subjects.iter().map(|&s| (s, Vec::new())).collect() }
     }
 
     /// Adds the measurement of `subject` in the next round.
@@ -46,17 +48,43 @@ impl Row {
         rounds.push(measured);
     }
 
-    /// Writes per second of the subject of this name, by round. None if it was not measured.
-    fn ops_s(&self, name: &str) -> Option<Vec<f64>> {
-        let (_, rounds) = self.measured.iter().find(|(s, _)| s.as_str() == name)?;
-        Some(rounds.iter().map(|m| m.ops_s).collect())
+    fn rounds(&self, subject: SubjectName) -> Option<&[Measured]> {
+        self.measured.iter().find(|(s, _)| *s == subject).map(|(_, rounds)| &rounds[..])
     }
 
-    /// How many times as fast as [`BASELINE`] the subject of this name was, by round. Rounds are
-    /// compared before the median is taken: both saw the same state of the machine.
-    fn ratios(&self, name: &str) -> Option<Vec<f64>> {
-        let (of_subject, of_baseline) = (self.ops_s(name)?, self.ops_s(BASELINE)?);
-        Some(of_subject.iter().zip(of_baseline).map(|(s, b)| s / b).collect())
+    /// The median of a subject's operations per second. None if it was not measured.
+    pub(crate) fn ops_s(&self, subject: SubjectName) -> Option<f64> {
+        Some(median(self.rounds(subject)?.iter().map(|m| m.ops_s).collect()))
+    }
+
+    /// How many times as fast as `peer` the subject was, by round. Rounds are compared before the
+    /// median is taken: both saw the same state of the machine.
+    fn ratios(&self, subject: SubjectName, peer: SubjectName) -> Option<Vec<f64>> {
+        let (subject, peer) = (self.rounds(subject)?, self.rounds(peer)?);
+        Some(subject.iter().zip(peer).map(|(s, p)| s.ops_s / p.ops_s).collect())
+    }
+
+    fn json(&self) -> Value {
+        let whole = |subject| self.ops_s(subject).map(|ops_s| ops_s.round() as u64);
+        let ratio = |peer| self.ratios(OURS, peer).map(|r| rounded(median(r)));
+        let Point { load, clients, nodes } = self.point;
+        let mut row = Map::new();
+        row.insert("load".into(), load.as_str().into());
+        row.insert("clients".into(), clients.into());
+        row.insert("nodes".into(), nodes.into());
+        row.insert("value".into(), json!(whole(OURS)));
+        row.insert("peer".into(), PEER.as_str().into());
+        row.insert("peer_value".into(), json!(whole(PEER)));
+        row.insert("ratio".into(), json!(ratio(PEER)));
+        row.insert("floor_ratio".into(), json!(ratio(SubjectName::Floor)));
+        for subject in SubjectName::ALL {
+            let rounds = self.rounds(subject).unwrap_or_default();
+            let p50 = (!rounds.is_empty())
+                .then(|| rounded(median(rounds.iter().map(|m| m.p50_us).collect())));
+            row.insert(format!("{subject}_ops_s"), json!(whole(subject)));
+            row.insert(format!("{subject}_p50_us"), json!(p50));
+        }
+        row.into()
     }
 }
 
@@ -67,8 +95,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     (low + high) / 2.0
 }
 
+/// To three digits behind the point.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 /// 1234567 as "1 234 567".
-fn grouped(value: f64) -> String {
+pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -80,72 +113,49 @@ fn grouped(value: f64) -> String {
     text
 }
 
-/// The JSON form. What was not measured is null.
-#[derive(Serialize)]
-struct Json {
-    rows: Vec<JsonRow>,
-}
-
-/// One number of clients: medians.
-#[derive(Serialize)]
-struct JsonRow {
-    clients: u32,
-    quorate_ops_s: Option<u64>,
-    openraft_ops_s: Option<u64>,
-    floor_ops_s: Option<u64>,
-    /// quorate / openraft.
-    ratio: Option<f64>,
-}
-
 impl Report {
     /// Prints to standard output.
     pub(crate) fn print(&self, json: bool) -> io::Result<()> {
         let mut out = stdout().lock();
-        if json { self.json(&mut out) } else { self.table(&mut out) }?;
+        if json {
+            let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
+            writeln!(out, "{}", json!({ "rows": rows }))?;
+        } else {
+            self.table(&mut out)?;
+        }
         out.flush()
     }
 
-    fn json(&self, out: &mut impl Write) -> io::Result<()> {
-        let row = |row: &Row| {
-            let ops_s = |name| row.ops_s(name).map(|rounds| median(rounds).round() as u64);
-            JsonRow {
-                clients: row.clients,
-                quorate_ops_s: ops_s("quorate"),
-                openraft_ops_s: ops_s("openraft"),
-                floor_ops_s: ops_s("floor"),
-                ratio: row.ratios("quorate").map(|r| (median(r) * 1e3).round() / 1e3),
-            }
-        };
-        serde_json::to_writer(&mut *out, &Json { rows: self.rows.iter().map(row).collect() })?;
-        writeln!(out)
-    }
-
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { title, unit, rounds, length, .. } = self;
+        let seconds = length.as_secs_f64();
+        writeln!(out, "{title} Medians of {rounds} x {seconds} s.\n")?;
         writeln!(
             out,
-            "Three nodes in one process, memory store, empty commands. Medians of {} x {} s.\n",
-            self.rounds,
-            self.length.as_secs_f64()
-        )?;
-        writeln!(
-            out,
-            "{:>7}  {:<9} {:>10}  {:^24} {:>9}  {:>10}",
-            "clients", "subject", "writes/s", "min .. max", "p50 us", "x openraft"
+            "{:<10} {:>5} {:>7}  {:<9} {:>10}  {:^24} {:>9}  {:>10}",
+            "load",
+            "nodes",
+            "clients",
+            "subject",
+            format!("{unit}/s"),
+            "min .. max",
+            "p50 us",
+            "x openraft"
         )?;
         for row in &self.rows {
             for (subject, rounds) in &row.measured {
                 let ops_s: Vec<f64> = rounds.iter().map(|m| m.ops_s).collect();
                 let min = ops_s.iter().copied().fold(f64::INFINITY, f64::min);
                 let max = ops_s.iter().copied().fold(0.0, f64::max);
-                let ratio = match row.ratios(subject.as_str()) {
-                    Some(rounds) if subject.as_str() != BASELINE => {
-                        format!("{:.2}", median(rounds))
-                    }
+                let ratio = match row.ratios(*subject, PEER) {
+                    Some(rounds) if *subject != PEER => format!("{:.2}", median(rounds)),
                     _ => String::new(),
                 };
                 let line = format!(
-                    "{:>7}  {subject:<9} {:>10}  {:>10} .. {:<10} {:>9.1}  {ratio:>10}",
-                    row.clients,
+                    "{:<10} {:>5} {:>7}  {subject:<9} {:>10}  {:>10} .. {:<10} {:>9.1}  {ratio:>10}",
+                    row.point.load.as_str(),
+                    row.point.nodes,
+                    row.point.clients,
                     grouped(median(ops_s)),
                     grouped(min),
                     grouped(max),
@@ -161,6 +171,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::Load;
 
     fn at(ops_s: f64) -> Measured {
         Measured { ops_s, p50_us: 1.0 }
@@ -181,13 +192,16 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_round_by_round() {
-        let (openraft, floor) = (SubjectName::Openraft, SubjectName::Floor);
-        let mut row = Row::new(1, &[openraft, floor]);
+        let point = Point { load: Load::Write, clients: 1, nodes: 3 };
+        let mut row = Row::new(point, &[PEER, SubjectName::Floor]);
         // The machine was half as fast in the second round, for both.
-        for (subject, ops_s) in [(openraft, 10.0), (floor, 40.0), (openraft, 5.0), (floor, 20.0)] {
+        let floor = SubjectName::Floor;
+        for (subject, ops_s) in [(PEER, 10.0), (floor, 40.0), (PEER, 5.0), (floor, 20.0)] {
             row.add(subject, at(ops_s));
         }
-        assert_eq!(row.ratios("floor"), Some(vec![4.0, 4.0]));
-        assert_eq!(row.ratios("quorate"), None, "it was not measured");
+        assert_eq!(row.ratios(floor, PEER), Some(vec![4.0, 4.0]));
+        assert_eq!(row.ratios(OURS, PEER), None, "it was not measured");
+        assert_eq!(row.json()["value"], Value::Null);
+        assert_eq!(row.json()["floor_ops_s"], 30);
     }
 }

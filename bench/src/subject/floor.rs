@@ -28,7 +28,7 @@ pub(crate) struct Floor {
 impl Subject for Floor {
     type Client = FloorClient;
 
-    async fn start() -> Result<Self, Failure> {
+    async fn start(_: u64) -> Result<Self, Failure> {
         let (requests, mut inbox) = mpsc::channel::<Request>(QUEUE);
         let server = tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
@@ -65,5 +65,13 @@ impl Client for FloorClient {
         let (answer, answered) = oneshot::channel();
         self.requests.send(answer).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
+    }
+
+    async fn write_batch(&mut self) -> Result<(), Failure> {
+        self.write().await
+    }
+
+    async fn read(&mut self, _: bool) -> Result<(), Failure> {
+        self.write().await
     }
 }

@@ -1,16 +1,16 @@
-//! Quorate: a three-node cluster in one process, memory for a disk.
+//! Quorate: a cluster in one process, memory for a disk.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::quorate::{
-    Committed, Config, Failure as Broken, InProcess, Raft, Raw, Snapshot, StateMachine,
+    Committed, Config, Failure as Broken, InProcess, Raft, Raw, ReadMode, Snapshot, StateMachine,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Client, NODES, Subject};
+use super::{BATCH, Client, Subject};
 use crate::failure::Failure;
 
 /// The cluster.
@@ -52,10 +52,11 @@ fn failed(doing: &str, error: impl fmt::Display) -> Failure {
 impl Subject for Quorate {
     type Client = QuorateClient;
 
-    async fn start() -> Result<Self, Failure> {
+    async fn start(nodes: u64) -> Result<Self, Failure> {
         let network = InProcess::new();
+        let members: Vec<(u64, String)> = (1..=nodes).map(|id| (id, id.to_string())).collect();
         let mut nodes = Vec::new();
-        for id in NODES {
+        for &(id, _) in &members {
             // As patient as the peer, so that a busy machine deposes no leader.
             let mut config = Config::default();
             config.election_timeout_min = Duration::from_secs(2);
@@ -70,7 +71,6 @@ impl Subject for Quorate {
             network.join(id, node.host().inbound());
             nodes.push(node);
         }
-        let members = NODES.map(|id| (id, id.to_string()));
         nodes[0].initialize(members).await.map_err(|e| failed("initialize", e))?;
         let wait = nodes[0].wait(Duration::from_secs(20));
         let leader = wait.leader().await.map_err(|e| failed("elect a leader", e))?;
@@ -98,5 +98,15 @@ pub(crate) struct QuorateClient {
 impl Client for QuorateClient {
     async fn write(&mut self) -> Result<(), Failure> {
         self.leader.write(Bytes::new()).await.map_err(|e| failed("write", e))
+    }
+
+    async fn write_batch(&mut self) -> Result<(), Failure> {
+        let commands = [const { Bytes::new() }; BATCH as usize];
+        self.leader.write_many(commands).await.map(drop).map_err(|e| failed("write", e))
+    }
+
+    async fn read(&mut self, lease: bool) -> Result<(), Failure> {
+        let mode = if lease { ReadMode::Lease } else { ReadMode::Index };
+        self.leader.read_with(mode, |_| ()).await.map_err(|e| failed("read", e))
     }
 }

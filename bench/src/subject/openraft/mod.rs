@@ -1,4 +1,4 @@
-//! The peer: a three-node openraft cluster in one process.
+//! The peer: an openraft cluster in one process.
 //!
 //! Set up as openraft's own benchmark does (`benchmarks/minimal` in its repository): a memory log,
 //! a state machine that does nothing, nodes that call one another. Where a choice is open, it goes
@@ -12,15 +12,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder};
 use openraft::vote::RaftLeaderId;
-use openraft::{Config, Entry, EntryPayload, RaftTypeConfig, ServerState, SnapshotPolicy};
+use openraft::{
+    Config, Entry, EntryPayload, RaftTypeConfig, ReadPolicy, ServerState, SnapshotPolicy,
+};
 use openraft_rt_tokio::TokioRuntime;
 
 use self::network::Router;
 use self::store::{LogStore, NullMachine};
-use super::{Client, NODES, Subject};
+use super::{BATCH, Client, Subject};
 use crate::failure::Failure;
 
 /// The types of the cluster: the smallest that there are, and of the two kinds of responder the
@@ -99,11 +102,12 @@ fn failed(doing: &str, error: impl fmt::Display) -> Failure {
 impl Subject for Openraft {
     type Client = OpenraftClient;
 
-    async fn start() -> Result<Self, Failure> {
+    async fn start(nodes: u64) -> Result<Self, Failure> {
         let config = Arc::new(config().validate().map_err(|e| failed("accept its settings", e))?);
         let router = Router::default();
+        let members: BTreeSet<u64> = (1..=nodes).collect();
         let mut nodes = BTreeMap::new();
-        for id in NODES {
+        for &id in &members {
             let (log, machine) = (LogStore::default(), NullMachine::default());
             let node = Raft::new(id, Arc::clone(&config), router.clone(), log, machine)
                 .await
@@ -112,8 +116,7 @@ impl Subject for Openraft {
         }
         router.connect(nodes.clone());
 
-        let leader = nodes[&NODES[0]].clone();
-        let members: BTreeSet<u64> = NODES.into();
+        let leader = nodes[&1].clone();
         leader.initialize(members).await.map_err(|e| failed("initialize", e))?;
         leader
             .wait(Some(START))
@@ -155,5 +158,21 @@ impl Client for OpenraftClient {
             Ok(_) => Ok(()),
             Err(error) => Err(failed("write", error)),
         }
+    }
+
+    async fn write_batch(&mut self) -> Result<(), Failure> {
+        let commands = [Empty; BATCH as usize];
+        let mut answers =
+            self.leader.client_write_many(commands).await.map_err(|e| failed("write", e))?;
+        while let Some(answer) = answers.try_next().await.map_err(|e| failed("write", e))? {
+            answer.map_err(|e| failed("write", e))?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, lease: bool) -> Result<(), Failure> {
+        let policy = if lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+        let read = self.leader.ensure_linearizable(policy).await;
+        read.map(drop).map_err(|e| failed("read", e))
     }
 }
