@@ -31,9 +31,12 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
     let section = &section[..section[3..].find("\n## ").map_or(section.len(), |end| end + 3)];
     // What cargo is given is not ours.
     let section = section.replace("cargo run --release -p bench -- ", "");
-    for (command, known) in
-        [("framework", "--rounds"), ("snapshot", "--value-bytes"), ("tail", "--share")]
-    {
+    for (command, known) in [
+        ("framework", "--nodes"),
+        ("reads", "--svg"),
+        ("snapshot", "--value-bytes"),
+        ("tail", "--share"),
+    ] {
         let start = section.find(&format!("### `bench {command}`")).expect(command);
         let part = &section[start + 1..];
         let part = &part[..part.find("\n### ").unwrap_or(part.len())];

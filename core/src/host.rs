@@ -489,8 +489,16 @@ impl Inbound for HostInner {
     }
 
     fn receive(&self, messages: Vec<Envelope>) {
-        let mut messages = messages.into_iter().peekable();
         let groups = self.groups();
+        let Some(group) = messages.first().map(|first| first.group) else { return };
+        if messages.iter().all(|message| message.group == group) {
+            // Nearly always.
+            if let Some(entry) = groups.get(&group) {
+                entry.control.receive(messages);
+            }
+            return;
+        }
+        let mut messages = messages.into_iter().peekable();
         while let Some(first) = messages.next() {
             let group = first.group;
             let mut run = vec![first];

@@ -144,10 +144,17 @@ impl PeerLanes {
         queued
     }
 
-    /// Gives the replication stream its newest target.
+    /// Gives the replication stream its newest target. It is woken only if that lets it do something:
+    /// most targets say that the follower has acknowledged what was sent.
     pub(crate) fn aim(&self, target: Replicate) {
-        self.slot.lock().target = Some(target);
-        self.slot.bell.notify_one();
+        let rings = {
+            let mut state = self.slot.lock();
+            state.target = Some(target);
+            state.rest.is_over(&target)
+        };
+        if rings {
+            self.slot.bell.notify_one();
+        }
     }
 
     /// What the stream has handed to the network.
@@ -196,6 +203,31 @@ struct Slot {
 struct SlotState {
     target: Option<Replicate>,
     sent: Option<(u64, Index)>,
+    rest: Rest,
+}
+
+/// Whether the stream waits, and for what.
+#[derive(Clone, Copy, Debug, Default)]
+enum Rest {
+    /// It does not: it looks for a target of itself before it does.
+    #[default]
+    None,
+    /// For any other target.
+    Blocked,
+    /// It has sent all through this index, in this term and session.
+    Idle(Term, u64, Index),
+}
+
+impl Rest {
+    fn is_over(self, target: &Replicate) -> bool {
+        match self {
+            Rest::None => false,
+            Rest::Blocked => true,
+            Rest::Idle(term, session, through) => {
+                (term, session) != (target.term, target.session) || through < target.through
+            }
+        }
+    }
 }
 
 impl Slot {
@@ -220,7 +252,18 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
         let append = match next(&wires, peer.id, &mut stream).await {
             Next::Append(append) => append,
             Next::Wait => {
+                {
+                    let mut state = slot.lock();
+                    if state.target.is_some() {
+                        continue;
+                    }
+                    state.rest = match stream.finished() {
+                        Some((term, session, through)) => Rest::Idle(term, session, through),
+                        None => Rest::Blocked,
+                    };
+                }
                 slot.bell.notified().await;
+                slot.lock().rest = Rest::None;
                 continue;
             }
         };

@@ -289,9 +289,10 @@ impl Board {
         self.tell_waiters(&mut state);
     }
 
-    /// What a leader knows of its followers.
-    pub(crate) fn publish_followers(
+    /// The same at the end of a turn of the node, with what a leader knows of its followers.
+    pub(crate) fn publish_turn(
         &self,
+        change: impl FnOnce(&mut Metrics),
         followers: impl Iterator<Item = Follower>,
         uncommitted_bytes: u64,
     ) {
@@ -299,6 +300,8 @@ impl Board {
         state.followers.clear();
         state.followers.extend(followers);
         state.uncommitted_bytes = uncommitted_bytes;
+        change(&mut state.metrics);
+        self.tell_waiters(&mut state);
     }
 
     /// The followers of a leader whose log ends with `last`, and its uncommitted bytes.
@@ -420,7 +423,6 @@ impl Board {
         state.uncommitted_bytes = 0;
         let metrics = &mut state.metrics;
         metrics.leader = None;
-        metrics.matched.clear();
         if metrics.role != RoleKind::Learner {
             metrics.role = RoleKind::Follower;
         }
@@ -441,6 +443,7 @@ impl Board {
     fn complete(&self, state: &State) -> Metrics {
         let mut metrics = state.metrics.clone();
         metrics.applied = self.applied();
+        metrics.matched = state.followers.iter().map(|f| (f.id, f.matched)).collect();
         metrics.sessions = self.sessions.load(Ordering::Acquire);
         let now = self.env.now();
         let recent = state.heard.iter().find(|(at, _)| now.since(*at) <= self.window);

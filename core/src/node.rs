@@ -29,7 +29,7 @@ use crate::error::{InitializeError, ReadError, WriteError};
 use crate::forward::{Forwarding, Write};
 use crate::host::{Directory, STOP_PATIENCE, close_storage};
 use crate::lanes::{PeerLanes, Wires};
-use crate::metrics::{Board, Event};
+use crate::metrics::{Board, Event, Metrics};
 use crate::observe::Progressing;
 use crate::orders::Orders;
 use crate::pending::{Origin, Pending};
@@ -169,10 +169,7 @@ impl Node {
                 }
                 () = &mut timer, if armed.is_some() => armed = None,
             }
-            while controls.len() < TURN {
-                let Ok(control) = self.control.try_recv() else { break };
-                controls.push(control);
-            }
+            self.take_controls(&mut controls);
             while requests.len() < TURN {
                 let Ok(request) = self.requests.try_recv() else { break };
                 requests.push(request);
@@ -203,15 +200,11 @@ impl Node {
             let _in_span = self.span().entered();
             self.step(now, Input::Applied { through: applied });
         }
-        for control in controls.drain(..) {
-            let _in_span = self.span().entered();
-            self.on_control(now, control);
-            if self.books.fatal.is_some() {
-                // An error fences the node: whatever else waits, it does and says nothing more.
-                return;
-            }
+        self.on_controls(now, controls);
+        if self.books.fatal.is_some() {
+            return;
         }
-        let _in_span = self.span().entered();
+        let in_span = self.span().entered();
         self.on_requests(now, requests);
         if self.engine.deadline().is_some_and(|at| at <= now) {
             self.report_sent(now);
@@ -224,14 +217,42 @@ impl Node {
         self.go_on_with_orders(now);
         self.consider_snapshot(now);
         self.stop_when_handed_over(now);
-        self.note_progress(now);
         self.submit(now);
+        // A log in memory has written by now: what follows from that takes no turn of its own.
+        drop(in_span);
+        self.take_controls(controls);
+        self.on_controls(now, controls);
+        if self.books.fatal.is_some() {
+            return;
+        }
+        let _in_span = self.span().entered();
+        self.submit(now);
+        self.note_progress(now);
         self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
         if self.engine.role() == RoleKind::Leader {
             self.board.heard(now, self.engine.log().committed());
         }
         self.publish();
+    }
+
+    /// Whatever waits in the control queue, as far as a turn takes it.
+    fn take_controls(&mut self, controls: &mut Vec<Control>) {
+        while controls.len() < TURN {
+            let Ok(control) = self.control.try_recv() else { break };
+            controls.push(control);
+        }
+    }
+
+    fn on_controls(&mut self, now: Instant, controls: &mut Vec<Control>) {
+        for control in controls.drain(..) {
+            let _in_span = self.span().entered();
+            self.on_control(now, control);
+            if self.books.fatal.is_some() {
+                // An error fences the node: whatever else waits, it does and says nothing more.
+                return;
+            }
+        }
     }
 
     fn on_control(&mut self, now: Instant, control: Control) {
@@ -498,7 +519,7 @@ impl Node {
                 self.on_send_snapshot(to, (term, session), witness);
             }
             Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(from, have),
-            Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, chunk),
+            Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, *chunk),
             Output::Restore { last } => self.apply.restore(last),
             Output::Apply { through } => self.apply.aim(through),
             Output::Proposed { first, count } => {
@@ -669,7 +690,7 @@ impl Node {
         let fatal = &self.books.fatal;
         let tail_bytes = self.wires.tail.bytes();
         let snapshot = self.snapshots.newest().map_or(0, |info| info.meta.last.index);
-        self.board.publish(|m| {
+        let change = |m: &mut Metrics| {
             m.role = engine.role();
             m.term = engine.term();
             m.leader = engine.leader();
@@ -686,15 +707,11 @@ impl Node {
                 m.quarantined = engine.quarantined().collect();
             }
             m.tail_bytes = tail_bytes;
-            if !m.matched.keys().copied().eq(engine.matched().map(|(id, _)| id)) {
-                m.matched.clear();
-            }
-            m.matched.extend(engine.matched());
             if m.fatal != *fatal {
                 m.fatal.clone_from(fatal);
             }
-        });
-        self.board.publish_followers(engine.followers(), engine.uncommitted_bytes());
+        };
+        self.board.publish_turn(change, engine.followers(), engine.uncommitted_bytes());
     }
 
     // ---- the end ----

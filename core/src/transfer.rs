@@ -175,7 +175,7 @@ impl Sender {
             return Err("it ends before its length".into());
         }
         let sent = data.len() as u64;
-        let message = quorate_engine::Message::InstallSnapshot(InstallSnapshot {
+        let message = quorate_engine::Message::InstallSnapshot(Box::new(InstallSnapshot {
             term: self.term,
             session: self.session,
             last: meta.last,
@@ -187,7 +187,7 @@ impl Sender {
             data,
             promise: self.pace.promise,
             witness: self.pace.witness,
-        });
+        }));
         let envelope = self.wires.envelope(self.peer.id, Message::Raft(message));
         self.wires.counters.snapshot_sent_bytes.add(sent);
         if let Err(error) = self.wires.send(&self.peer, Lane::Snapshot, vec![envelope]).await {

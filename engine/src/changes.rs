@@ -45,8 +45,12 @@ impl Engine {
     /// Whether a change of voters is under way, as far as this node knows: its configuration is
     /// joint, or the voters it names are not known to be committed.
     pub fn is_changing(&self) -> bool {
-        let joint = self.log.membership().is_some_and(Membership::is_joint);
-        joint || self.voters_changed_at().is_some_and(|(at, _)| at.index > self.log.committed())
+        let Some((newest, membership)) = self.log.configurations().last() else { return false };
+        let committed = self.log.committed();
+        // Asked with every batch: voters are compared only while they may be another's.
+        membership.is_joint()
+            || (newest.index > committed
+                && self.voters_changed_at().is_some_and(|(at, _)| at.index > committed))
     }
 
     /// The committed configuration that does not name this node, if it was told that it is no member

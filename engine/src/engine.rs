@@ -602,11 +602,12 @@ impl Engine {
     /// Completes a step: the write goes first, so that whoever carries out the outputs has the
     /// entries before anyone is told to use them.
     fn finish(&mut self, mark: usize, now: Instant, out: &mut Outputs) {
-        let mut first = Vec::new();
         let mut hard = self.hard;
         hard.voted_for = hard.voted_for.filter(|_| !planted::on("vote-not-written"));
+        let mut at = mark;
         if let Some(persist) = self.writes.take_staged(hard, self.log.last().index, now) {
-            first.push(Output::Persist(persist));
+            out.list.insert(at, Output::Persist(persist));
+            at += 1;
         }
         let newest = self.log.configurations().last();
         let id = newest.map_or(LogId::ZERO, |(id, _)| *id);
@@ -614,13 +615,10 @@ impl Engine {
             self.reported_configuration = id;
             let membership = newest.map(|(_, m)| m.clone());
             let ours = membership.as_ref().is_none_or(|m| self.is_this_node_in(m));
-            first.push(Output::Configured { id, membership });
+            out.list.insert(at, Output::Configured { id, membership });
             if !ours {
                 self.stop(Fatal::NotThisMember { id: self.config.id }, out);
             }
-        }
-        if !first.is_empty() {
-            out.list.splice(mark..mark, first);
         }
         let state = (self.role(), self.hard.term, self.leader);
         if state != self.reported {

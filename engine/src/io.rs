@@ -190,7 +190,7 @@ pub enum Output {
         /// The leader.
         from: NodeId,
         /// The chunk.
-        chunk: InstallSnapshot,
+        chunk: Box<InstallSnapshot>,
     },
     /// The log begins with the snapshot through `last`, durably: the state machine is to restore it,
     /// before it applies anything else. Answered by [`Input::Applied`].

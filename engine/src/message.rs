@@ -45,7 +45,7 @@ pub enum Message {
     /// See [`AppendEntriesAnswer`].
     AppendEntriesAnswer(AppendEntriesAnswer),
     /// See [`InstallSnapshot`].
-    InstallSnapshot(InstallSnapshot),
+    InstallSnapshot(Box<InstallSnapshot>),
     /// See [`InstallSnapshotAnswer`].
     InstallSnapshotAnswer(InstallSnapshotAnswer),
     /// See [`ReadIndex`].

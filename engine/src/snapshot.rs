@@ -82,7 +82,7 @@ impl Engine {
         &mut self,
         now: Instant,
         from: NodeId,
-        m: InstallSnapshot,
+        m: Box<InstallSnapshot>,
         out: &mut Outputs,
     ) {
         if m.term < self.hard.term {

@@ -9,7 +9,7 @@ use crate::block::EntryBlock;
 use crate::io::Replicate;
 use crate::message::AppendEntries;
 use crate::planted;
-use crate::types::{Index, LogId};
+use crate::types::{Index, LogId, Term};
 
 /// How much may be under way to one follower.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +134,14 @@ impl Stream {
             }
         }
         append
+    }
+
+    /// Term and session of the target and the last entry sent, if everything that the target asks for
+    /// is sent: nothing more is until another target asks for more, or for another session.
+    pub fn finished(&self) -> Option<(Term, u64, Index)> {
+        let target = self.target?;
+        let all = self.probed && self.cursor.index >= target.through;
+        all.then_some((target.term, target.session, self.cursor.index))
     }
 
     /// The session of the target, 0 if there is none.

@@ -120,7 +120,7 @@ fn an_older_snapshot_is_refused() {
     c.wake(1);
     c.deliver_all();
     let before = (c.last(3), c.committed(3), c.terms(3));
-    c.inject(1, 3, Message::InstallSnapshot(old.clone()));
+    c.inject(1, 3, Message::InstallSnapshot(Box::new(old.clone())));
     assert_eq!(before, (c.last(3), c.committed(3), c.terms(3)));
     assert!(
         c.on_wire(3, 1).iter().any(|m| matches!(m, Message::AppendEntriesAnswer(m)
@@ -366,7 +366,7 @@ fn absurd_snapshots_are_dropped() {
         InstallSnapshot { configuration: (far, voters(3)), ..good.clone() },
     ];
     for message in bad {
-        c.inject(1, 3, Message::InstallSnapshot(message));
+        c.inject(1, 3, Message::InstallSnapshot(Box::new(message)));
     }
     assert_eq!(c.node(3).notices.len(), 8);
     assert!(c.node(3).notices.iter().all(|(_, n)| matches!(n, Notice::Violation(_))));
@@ -374,7 +374,11 @@ fn absurd_snapshots_are_dropped() {
     c.inject(
         1,
         3,
-        Message::InstallSnapshot(InstallSnapshot { term: 0, last: LogId::new(0, 9), ..good }),
+        Message::InstallSnapshot(Box::new(InstallSnapshot {
+            term: 0,
+            last: LogId::new(0, 9),
+            ..good
+        })),
     );
     assert_eq!(compacted(&c, 3), 0);
 }

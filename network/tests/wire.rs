@@ -120,7 +120,7 @@ fn raft_message() -> impl Strategy<Value = Raft> {
         (n(), n(), log_id(), (log_id(), 1..9u64), n(), payload(), span()).prop_map(
             |(term, session, last, (at, voter), offset, data, promise)| {
                 let membership = Membership::of_voters([(voter, "somewhere")]).unwrap();
-                Raft::InstallSnapshot(raft::InstallSnapshot {
+                Raft::InstallSnapshot(Box::new(raft::InstallSnapshot {
                     term,
                     session,
                     last,
@@ -132,7 +132,7 @@ fn raft_message() -> impl Strategy<Value = Raft> {
                     checksum: term as u32,
                     promise,
                     witness: session % 2 == 1,
-                })
+                }))
             }
         ),
         (n(), n(), n(), n(), any::<bool>()).prop_map(|(term, session, nonce, offset, gap)| {
@@ -487,7 +487,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
         ),
         (
             "InstallSnapshot",
-            raft(Raft::InstallSnapshot(raft::InstallSnapshot {
+            raft(Raft::InstallSnapshot(Box::new(raft::InstallSnapshot {
                 term: 7,
                 session: 3,
                 last: LogId::new(6, 900),
@@ -499,7 +499,7 @@ fn samples() -> Vec<(&'static str, Message, &'static str)> {
                 checksum: 0xc5c5,
                 promise: Duration::from_nanos(30),
                 witness: false,
-            })),
+            }))),
             "514501006000000009a5c100000000000010051801200229a41c000000000000da014508\
              0710031a05080610840722040802100a2a1a0a0201022209080112056f6e653a31220908\
              02120574776f3a3231edfe00000000000038e80740f403480455c5c50000581e70617274",

@@ -527,7 +527,7 @@ impl Cluster {
         let last = snapshot.last();
         let data: Bytes =
             snapshot.blocks.iter().flat_map(|b| b.bytes().to_vec()).collect::<Vec<_>>().into();
-        let message = Message::InstallSnapshot(InstallSnapshot {
+        let message = Message::InstallSnapshot(Box::new(InstallSnapshot {
             term,
             session,
             last,
@@ -539,7 +539,7 @@ impl Cluster {
             checksum: 0,
             promise: node.config.election_timeout_min,
             witness,
-        });
+        }));
         self.post(id, to, message);
         self.todo.push_back((id, Input::SendingSnapshot { to, session, last }));
     }

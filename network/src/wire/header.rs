@@ -651,7 +651,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
         Kind::InstallSnapshot(m) => {
             let membership = Membership::from_bytes(&m.configuration)
                 .map_err(|_| WireError::Malformed("a snapshot without a configuration"))?;
-            Raft::InstallSnapshot(raft::InstallSnapshot {
+            Raft::InstallSnapshot(Box::new(raft::InstallSnapshot {
                 term: m.term,
                 session: m.session,
                 last: log_id(m.last),
@@ -663,7 +663,7 @@ fn into_raft(kind: Kind, payloads: &mut Payloads) -> Result<Raft, WireError> {
                 checksum: m.checksum,
                 promise: duration(m.promise_nanos),
                 witness: m.witness,
-            })
+            }))
         }
         Kind::InstallSnapshotAnswer(m) => {
             let (session, nonce, offset, gap) = (m.session, m.nonce, m.offset, m.gap);

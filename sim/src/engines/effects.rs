@@ -85,7 +85,7 @@ impl World {
                 self.send_snapshot(id, to, (term, session), witness);
             }
             Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(id, from, have),
-            Output::StoreSnapshot { from, chunk } => self.store_part(id, from, chunk),
+            Output::StoreSnapshot { from, chunk } => self.store_part(id, from, *chunk),
             Output::Restore { .. } => {
                 let node = self.nodes.get_mut(id);
                 node.to_restore = Some(node.disk.durable().snapshot.clone());

@@ -251,7 +251,7 @@ impl World {
             }
         }
         for message in messages {
-            self.send(id, to, Message::InstallSnapshot(message));
+            self.send(id, to, Message::InstallSnapshot(Box::new(message)));
         }
     }
 
