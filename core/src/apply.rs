@@ -236,6 +236,9 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 
     fn serve(&self, due: Vec<Token>) {
+        if due.is_empty() {
+            return;
+        }
         let mut readers = Vec::with_capacity(due.len());
         self.callers.take_all(due, &mut readers);
         for reader in readers.into_iter().flatten() {
@@ -456,6 +459,10 @@ impl<S: StateMachine> ApplyWorker<S> {
         let mut overwritten = Vec::new();
         {
             let mut pending = self.pending.lock();
+            if pending.is_empty() && self.open.is_none() {
+                // Nobody waits here: at a follower always, or nearly.
+                return;
+            }
             let mut ids = ids.into_iter().peekable();
             let mut responses = responses.into_iter();
             let mut verdicts = verdicts.into_iter().peekable();

@@ -69,8 +69,7 @@ impl Pending {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let inner = self.lock();
-        inner.current.is_empty() && inner.doubtful.is_empty() && inner.open.is_none()
+        self.lock().is_empty()
     }
 
     /// Takes the callers whose deadline has come; their writes go on without them.
@@ -114,6 +113,11 @@ impl Pending {
 }
 
 impl Inner {
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.is_empty() && self.doubtful.is_empty() && self.open.is_none()
+    }
+
     /// Takes the origin whose first entry is `id`, and into `overwritten` those that `id`, being
     /// applied, proves to be lost.
     pub(crate) fn at(&mut self, id: LogId, overwritten: &mut Vec<Who>) -> Option<Origin> {
