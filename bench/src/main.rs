@@ -1,6 +1,6 @@
 //! Benchmarks of Quorate, side by side with its peers.
 //!
-//! A number of one program on one machine says little. So `framework` and `reads` run Quorate and what
+//! A number of one program on one machine says little. So `framework`, `engine` and `reads` run Quorate and what
 //! it is compared with in one process, in turns, and reports medians and spreads of many short rounds: a
 //! machine that slows down half-way slows down everybody. `snapshot` can't, with its gigabytes: it
 //! shows what goes on before beside what goes on meanwhile.
@@ -9,6 +9,7 @@
 //! 130 interrupted.
 
 mod chart;
+mod engine;
 mod failure;
 mod framework;
 mod measure;
@@ -38,6 +39,8 @@ struct Cli {
 enum What {
     /// Writes per second of a cluster in one process: the cost of the framework alone.
     Framework(framework::Options),
+    /// Entries per second through three engines on one thread: the cost of the protocol alone.
+    Engine(engine::Options),
     /// Linearizable reads per second of the same.
     Reads(reads::Options),
     /// A new node joins a store of gigabytes by a snapshot: how fast, and in how much memory.
@@ -51,6 +54,7 @@ enum What {
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Framework(options) => framework::run(&options),
+        What::Engine(options) => engine::run(&options),
         What::Reads(options) => reads::run(&options),
         What::Snapshot(options) => snapshot::run(&options),
         What::Tail(options) => tail::run(&options),

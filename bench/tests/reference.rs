@@ -32,7 +32,8 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
     // What cargo is given is not ours.
     let section = section.replace("cargo run --release -p bench -- ", "");
     for (command, known) in [
-        ("framework", "--nodes"),
+("framework", "--nodes"),
+        ("engine", "--value-bytes"),
         ("reads", "--svg"),
         ("snapshot", "--value-bytes"),
         ("tail", "--share"),
