@@ -254,8 +254,10 @@ impl Engine {
                 | Message::AppendEntriesAnswer(_)
                 | Message::ReadIndex(_)
         );
-        if let Some(at) = self.leaves_out(from).filter(|_| as_a_member) {
-            out.send(from, Message::Removed(Removed { at }));
+        if as_a_member {
+            if let Some(at) = self.leaves_out(from) {
+                out.send(from, Message::Removed(Removed { at }));
+            }
         }
     }
 
