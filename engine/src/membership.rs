@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use prost::Message as _;
 
@@ -36,17 +37,23 @@ impl Member {
     }
 }
 
-/// One configuration of the group.
+/// One configuration of the group. A clone shares what the original holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
+    /// Behind a pointer, so that what may have one in it is no larger for that: every message and every
+    /// input and output of the engine is as large as the largest of its kind.
+    parts: Arc<Parts>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Parts {
     /// The voters. `outgoing` is empty unless a change is under way.
     voters: BTreeSet<NodeId>,
     /// The voters before the change that is under way; a decision then needs both majorities.
     outgoing: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
     members: BTreeMap<NodeId, Member>,
-    /// Boxed, since hardly any has one.
-    recovery: Option<Box<Recovery>>,
+    recovery: Option<Recovery>,
 }
 
 /// Why bytes are not a membership, or a membership is not usable.
@@ -119,32 +126,32 @@ impl Membership {
                 return Err(MembershipError::TooManyWitnesses);
             }
         }
-        Ok(Self { voters, outgoing, learners, members, recovery: None })
+        Ok(Parts { voters, outgoing, learners, members, recovery: None }.into())
     }
 
     /// The voters (of the newer set while joint).
     pub fn voters(&self) -> &BTreeSet<NodeId> {
-        &self.voters
+        &self.parts.voters
     }
 
     /// The voters of the older set while joint, otherwise empty.
     pub fn outgoing(&self) -> &BTreeSet<NodeId> {
-        &self.outgoing
+        &self.parts.outgoing
     }
 
     /// Members that receive the log and do not vote.
     pub fn learners(&self) -> &BTreeSet<NodeId> {
-        &self.learners
+        &self.parts.learners
     }
 
     /// Every member with its address, in order of id.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
-        &self.members
+        &self.parts.members
     }
 
     /// Whether the group had lost its quorum and was recovered by an operator, and how, the last time.
     pub fn recovery(&self) -> Option<&Recovery> {
-        self.recovery.as_deref()
+        self.parts.recovery.as_ref()
     }
 
     /// What an operator makes of this membership when its quorum is lost: these voters, no one else,
@@ -158,52 +165,56 @@ impl Membership {
         recovery: Recovery,
     ) -> Result<Self, MembershipError> {
         let known = |id: &NodeId| {
-            let member = self.members.get(id).ok_or(MembershipError::NotAMember(*id))?;
+            let member = self.parts.members.get(id).ok_or(MembershipError::NotAMember(*id))?;
             Ok((*id, member.clone()))
         };
         let members = voters.iter().map(known).collect::<Result<_, _>>()?;
-        let next = Self::new(voters.clone(), BTreeSet::new(), BTreeSet::new(), members)?;
-        Ok(Self { recovery: Some(Box::new(recovery)), ..next })
+        let mut next = Self::new(voters.clone(), BTreeSet::new(), BTreeSet::new(), members)?;
+        next.parts_mut().recovery = Some(recovery);
+        Ok(next)
     }
 
     /// Whether two voter sets are in force (paper §6).
     pub fn is_joint(&self) -> bool {
-        !self.outgoing.is_empty()
+        !self.parts.outgoing.is_empty()
     }
 
     /// Whether `id` votes, in either set.
     pub fn is_voter(&self, id: NodeId) -> bool {
-        self.voters.contains(&id) || self.outgoing.contains(&id)
+        self.parts.voters.contains(&id) || self.parts.outgoing.contains(&id)
     }
 
     /// What is known of `id`, if it is a member.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.get(&id)
+        self.parts.members.get(&id)
     }
 
     /// The voter sets in force: one, or two while joint.
     pub fn voter_sets(&self) -> impl Iterator<Item = &BTreeSet<NodeId>> {
-        std::iter::once(&self.voters).chain((!self.outgoing.is_empty()).then_some(&self.outgoing))
+        std::iter::once(&self.parts.voters)
+            .chain((!self.parts.outgoing.is_empty()).then_some(&self.parts.outgoing))
     }
 
     /// Whether `id` votes and may lead: a voter that is no witness.
     pub fn may_lead(&self, id: NodeId) -> bool {
-        let witness = self.members.get(&id).is_some_and(|member| member.witness);
+        let witness = self.parts.members.get(&id).is_some_and(|member| member.witness);
         self.is_voter(id) && (!witness || planted::on("witness-campaigns"))
     }
 
     /// The members that are witnesses, voters already or not.
     pub fn witnesses(&self) -> impl Iterator<Item = NodeId> {
-        self.members.iter().filter(|(_, m)| m.witness).map(|(id, _)| *id)
+        self.parts.members.iter().filter(|(_, m)| m.witness).map(|(id, _)| *id)
     }
 
     /// What this membership becomes when the change that is under way ends: without the outgoing
     /// voters, but for those that stay as learners. The same if none is under way.
     pub fn settled(&self) -> Self {
         let mut next = self.clone();
-        next.outgoing.clear();
-        let stays = |id: &NodeId| self.voters.contains(id) || self.learners.contains(id);
-        next.members.retain(|id, _| stays(id));
+        let parts = next.parts_mut();
+        parts.outgoing.clear();
+        let stays =
+            |id: &NodeId| self.parts.voters.contains(id) || self.parts.learners.contains(id);
+        parts.members.retain(|id, _| stays(id));
         next
     }
 
@@ -214,17 +225,18 @@ impl Membership {
     /// If one of them is joint.
     pub fn joint_with(&self, to: &Membership) -> Self {
         assert!(!self.is_joint() && !to.is_joint(), "one change at a time");
-        let mut members = to.members.clone();
-        for id in &self.voters {
-            members.entry(*id).or_insert_with(|| self.members[id].clone());
+        let mut members = to.parts.members.clone();
+        for id in &self.parts.voters {
+            members.entry(*id).or_insert_with(|| self.parts.members[id].clone());
         }
-        Self {
-            voters: to.voters.clone(),
-            outgoing: self.voters.clone(),
-            learners: to.learners.clone(),
+        Parts {
+            voters: to.parts.voters.clone(),
+            outgoing: self.parts.voters.clone(),
+            learners: to.parts.learners.clone(),
             members,
-            recovery: self.recovery.clone(),
+            recovery: self.parts.recovery.clone(),
         }
+        .into()
     }
 
     /// With `id` as a learner at `address`; a node that is a member already keeps its role, and its
@@ -237,10 +249,10 @@ impl Membership {
         id: NodeId,
         address: impl Into<String>,
     ) -> Result<Self, MembershipError> {
-        if !self.members.contains_key(&id) {
-            self.learners.insert(id);
+        if !self.parts.members.contains_key(&id) {
+            self.parts_mut().learners.insert(id);
         }
-        self.members.entry(id).or_default().address = address.into();
+        self.parts_mut().members.entry(id).or_default().address = address.into();
         self.checked()
     }
 
@@ -265,7 +277,8 @@ impl Membership {
         id: NodeId,
         address: impl Into<String>,
     ) -> Result<Self, MembershipError> {
-        let member = self.members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?;
+        let member =
+            self.parts_mut().members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?;
         member.address = address.into();
         Ok(self)
     }
@@ -275,7 +288,8 @@ impl Membership {
     /// # Errors
     /// [`MembershipError::NotAMember`], [`MembershipError::TooManyWitnesses`].
     pub fn with_witness(mut self, id: NodeId) -> Result<Self, MembershipError> {
-        self.members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?.witness = true;
+        self.parts_mut().members.get_mut(&id).ok_or(MembershipError::NotAMember(id))?.witness =
+            true;
         self.checked()
     }
 
@@ -284,9 +298,9 @@ impl Membership {
     /// # Errors
     /// [`MembershipError::NotAMember`], [`MembershipError::TooManyWitnesses`].
     pub fn promoted(mut self, id: NodeId) -> Result<Self, MembershipError> {
-        self.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
-        self.learners.remove(&id);
-        self.voters.insert(id);
+        self.parts.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
+        self.parts_mut().learners.remove(&id);
+        self.parts_mut().voters.insert(id);
         self.checked()
     }
 
@@ -296,9 +310,9 @@ impl Membership {
     /// [`MembershipError::NotAMember`]; [`MembershipError::NoVoters`] for the last voter;
     /// [`MembershipError::TooManyWitnesses`].
     pub fn demoted(mut self, id: NodeId) -> Result<Self, MembershipError> {
-        self.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
-        self.voters.remove(&id);
-        self.learners.insert(id);
+        self.parts.members.get(&id).ok_or(MembershipError::NotAMember(id))?;
+        self.parts_mut().voters.remove(&id);
+        self.parts_mut().learners.insert(id);
         self.checked()
     }
 
@@ -308,24 +322,34 @@ impl Membership {
     /// [`MembershipError::NotAMember`]; [`MembershipError::NoVoters`] for the last voter;
     /// [`MembershipError::TooManyWitnesses`].
     pub fn without(mut self, id: NodeId) -> Result<Self, MembershipError> {
-        self.members.remove(&id).ok_or(MembershipError::NotAMember(id))?;
-        for set in [&mut self.voters, &mut self.outgoing, &mut self.learners] {
+        let parts = self.parts_mut();
+        parts.members.remove(&id).ok_or(MembershipError::NotAMember(id))?;
+        for set in [&mut parts.voters, &mut parts.outgoing, &mut parts.learners] {
             set.remove(&id);
         }
         self.checked()
     }
 
+    /// Its own parts, to be changed: those that it shares with others are copied first.
+    fn parts_mut(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.parts)
+    }
+
     fn checked(self) -> Result<Self, MembershipError> {
-        let next = Self::new(self.voters, self.outgoing, self.learners, self.members)?;
-        Ok(Self { recovery: self.recovery, ..next })
+        let Parts { voters, outgoing, learners, members, recovery } =
+            Arc::unwrap_or_clone(self.parts);
+        let mut next = Self::new(voters, outgoing, learners, members)?;
+        next.parts_mut().recovery = recovery;
+        Ok(next)
     }
 
     /// What is known of the members of `before` holds for those of them that are members of this
     /// one: the directories they are tied to stay theirs. And what became of the group before.
     pub(crate) fn keep_ties(&mut self, before: &Membership) {
-        self.recovery.clone_from(&before.recovery);
-        for (id, member) in &mut self.members {
-            if let Some(known) = before.members.get(id) {
+        let parts = self.parts_mut();
+        parts.recovery.clone_from(&before.parts.recovery);
+        for (id, member) in &mut parts.members {
+            if let Some(known) = before.parts.members.get(id) {
                 member.incarnation = known.incarnation;
             }
         }
@@ -336,7 +360,7 @@ impl Membership {
     /// Changes no quorum, so it needs no joint phase.
     pub fn with_incarnation(&self, id: NodeId, incarnation: u64) -> Self {
         let mut next = self.clone();
-        if let Some(member) = next.members.get_mut(&id) {
+        if let Some(member) = next.parts_mut().members.get_mut(&id) {
             member.incarnation = incarnation;
         }
         next
@@ -345,10 +369,11 @@ impl Membership {
     /// The canonical bytes, as they stand in a configuration entry.
     pub fn to_bytes(&self) -> Vec<u8> {
         Wire {
-            voters: self.voters.iter().copied().collect(),
-            outgoing: self.outgoing.iter().copied().collect(),
-            learners: self.learners.iter().copied().collect(),
+            voters: self.parts.voters.iter().copied().collect(),
+            outgoing: self.parts.outgoing.iter().copied().collect(),
+            learners: self.parts.learners.iter().copied().collect(),
             members: self
+                .parts
                 .members
                 .iter()
                 .map(|(id, m)| WireMember {
@@ -358,7 +383,7 @@ impl Membership {
                     witness: m.witness,
                 })
                 .collect(),
-            recovery: self.recovery.as_ref().map(|r| WireRecovery {
+            recovery: self.parts.recovery.as_ref().map(|r| WireRecovery {
                 at_term: r.at.term,
                 at_index: r.at.index,
                 after_term: r.after.term,
@@ -377,7 +402,7 @@ impl Membership {
     /// When the bytes are no membership, or one whose parts contradict each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MembershipError> {
         let wire = Wire::decode(bytes).map_err(|e| MembershipError::Undecodable(e.to_string()))?;
-        let next = Self::new(
+        let mut next = Self::new(
             wire.voters.into_iter().collect(),
             wire.outgoing.into_iter().collect(),
             wire.learners.into_iter().collect(),
@@ -389,16 +414,20 @@ impl Membership {
                 })
                 .collect(),
         )?;
-        let recovery = wire.recovery.map(|r| {
-            Box::new(Recovery {
-                at: LogId::new(r.at_term, r.at_index),
-                after: LogId::new(r.after_term, r.after_index),
-                by: r.by,
-                cluster: r.cluster,
-                former: r.former,
-            })
+        next.parts_mut().recovery = wire.recovery.map(|r| Recovery {
+            at: LogId::new(r.at_term, r.at_index),
+            after: LogId::new(r.after_term, r.after_index),
+            by: r.by,
+            cluster: r.cluster,
+            former: r.former,
         });
-        Ok(Self { recovery, ..next })
+        Ok(next)
+    }
+}
+
+impl From<Parts> for Membership {
+    fn from(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts) }
     }
 }
 
@@ -406,15 +435,15 @@ impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list =
             |set: &BTreeSet<NodeId>| set.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-        write!(f, "voters={}", list(&self.voters))?;
+        write!(f, "voters={}", list(&self.parts.voters))?;
         if self.is_joint() {
-            write!(f, " outgoing={}", list(&self.outgoing))?;
+            write!(f, " outgoing={}", list(&self.parts.outgoing))?;
         }
-        if !self.learners.is_empty() {
-            write!(f, " learners={}", list(&self.learners))?;
+        if !self.parts.learners.is_empty() {
+            write!(f, " learners={}", list(&self.parts.learners))?;
         }
         let those = |which: fn(&Member) -> bool| {
-            let members = self.members.iter().filter(|(_, m)| which(m));
+            let members = self.parts.members.iter().filter(|(_, m)| which(m));
             members.map(|(id, _)| *id).collect::<BTreeSet<_>>()
         };
         for (what, ids) in
@@ -424,7 +453,7 @@ impl fmt::Display for Membership {
                 write!(f, " {what}={}", list(&ids))?;
             }
         }
-        match &self.recovery {
+        match &self.parts.recovery {
             Some(recovery) => write!(f, " recovered={}", recovery.at),
             None => Ok(()),
         }
