@@ -44,18 +44,19 @@ pub fn meets_quorums_twice(membership: &Membership, yes: impl Fn(NodeId) -> bool
 pub fn reached_by_quorum<T: Ord + Copy>(membership: &Membership, value: impl Fn(NodeId) -> T) -> T {
     let of_set = |set: &BTreeSet<NodeId>| {
         // Clusters are small: insertion into an array on the stack beats sorting a vector.
-        let mut values = [None; 16];
+        let mut ids = set.iter().map(|id| value(*id));
+        let mut values = [ids.next()?; 16];
         if set.len() <= values.len() {
-            for (slot, id) in values.iter_mut().zip(set) {
-                *slot = Some(value(*id));
+            for (slot, value) in values[1..].iter_mut().zip(ids) {
+                *slot = value;
             }
             let values = &mut values[..set.len()];
             values.sort_unstable();
-            values[set.len() - majority(set.len())]
+            Some(values[set.len() - majority(set.len())])
         } else {
-            let mut values: Vec<_> = set.iter().map(|id| Some(value(*id))).collect();
+            let mut values: Vec<_> = set.iter().map(|id| value(*id)).collect();
             values.sort_unstable();
-            values[set.len() - majority(set.len())]
+            Some(values[set.len() - majority(set.len())])
         }
     };
     deciding_sets(membership)

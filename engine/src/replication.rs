@@ -583,7 +583,10 @@ impl Engine {
             p.refill = LogId::ZERO;
             out.push(Output::Refilled { peer: from });
         }
-        self.advance_commit(now, out);
+        // What is committed already can't commit more.
+        if index > self.log.committed() {
+            self.advance_commit(now, out);
+        }
         self.aim(from, out);
         if !self.is_voter() {
             self.aim_witnesses(out);
@@ -833,8 +836,9 @@ impl Engine {
                     return;
                 }
                 Some((first, _)) => {
+                    let whole = first == block.first();
                     let last = block.last().index;
-                    self.stage(block.slice(first, last));
+                    self.stage(if whole { block } else { block.slice(first, last) });
                 }
             }
         }
