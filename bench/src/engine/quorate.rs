@@ -199,7 +199,7 @@ impl Node {
 
     /// Carries out the outputs, and tells the engine what was completed by that.
     fn carry_out(&mut self, now: Instant, wires: &mut Wires) {
-        let (mut persisted, mut apply) = (None, None);
+        let (mut persisted, mut apply, mut aimed) = (None, None, false);
         let mut outputs = std::mem::take(&mut self.outputs);
         for output in outputs.drain() {
             match output {
@@ -211,6 +211,7 @@ impl Node {
                 Output::Replicate(target) => {
                     let stream = self.streams.iter_mut().find(|(to, _)| *to == target.to);
                     stream.expect("there is a stream to each").1.aim(target);
+                    aimed = true;
                 }
                 Output::Apply { through } => apply = Some(through),
                 Output::Proposed { .. } | Output::Configured { .. } | Output::Changed { .. } => {}
@@ -218,7 +219,7 @@ impl Node {
             }
         }
         self.outputs = outputs;
-        for (to, stream) in &mut self.streams {
+        for (to, stream) in self.streams.iter_mut().filter(|_| aimed) {
             while let Some(want) = stream.want() {
                 let append = stream.send(read(&self.tail, want));
                 wires.send(self.id, *to, Message::AppendEntries(append));
