@@ -494,7 +494,7 @@ impl Node {
                 if persist.reset.is_some() || persist.compact.is_some() {
                     self.snapshots.on_compacting(persist.seq);
                 }
-                if let Some((to, configuration)) = persist.reset {
+                if let Some((to, configuration)) = persist.reset.map(|reset| *reset) {
                     self.wires.tail.reset(to);
                     ops.push(LogOp::Reset { to, configuration });
                 }

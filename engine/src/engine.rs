@@ -79,7 +79,7 @@ pub(crate) struct Writes {
     pub(crate) hard_seq: u64,
     staged_hard: bool,
     staged_overwrites: Option<Index>,
-    staged_reset: Option<(LogId, (LogId, Membership))>,
+    staged_reset: Option<Box<(LogId, (LogId, Membership))>>,
     staged_blocks: Vec<EntryBlock>,
     staged_compaction: Option<LogId>,
 }
@@ -533,7 +533,7 @@ impl Engine {
         self.log.reset(to, configuration.clone());
         // What they say is said of entries that are gone.
         self.writes.in_flight.iter_mut().for_each(|write| write.last = 0);
-        self.writes.staged_reset = Some((to, configuration));
+        self.writes.staged_reset = Some(Box::new((to, configuration)));
         self.restore_after = Some(self.writes.newest_seq());
         self.aimed_apply = to.index;
     }

@@ -282,7 +282,7 @@ pub struct Persist {
     pub hard_state: Option<HardState>,
     /// The log becomes empty behind this entry, of a snapshot with this configuration. Nothing is
     /// appended in the same write.
-    pub reset: Option<(LogId, (LogId, Membership))>,
+    pub reset: Option<Box<(LogId, (LogId, Membership))>>,
     /// Entries from this index on are gone: `blocks` take their place.
     pub overwrites: Option<Index>,
     /// Entries to append, contiguous.
@@ -451,7 +451,7 @@ impl fmt::Display for Output {
                 if let Some(from) = p.overwrites {
                     write!(f, " overwrite from {from}")?;
                 }
-                if let Some((to, (at, membership))) = &p.reset {
+                if let Some((to, (at, membership))) = p.reset.as_deref() {
                     write!(f, " reset to {to}, configuration {at} {membership}")?;
                 }
                 p.blocks.iter().try_for_each(|block| write!(f, " [{block}]"))?;

@@ -76,7 +76,7 @@ impl Image {
 
     fn write(&mut self, write: &Persist) {
         self.hard = write.hard_state.unwrap_or(self.hard);
-        if let Some((to, _)) = &write.reset {
+        if let Some((to, _)) = write.reset.as_deref() {
             assert_eq!(last_of(&self.snapshot), *to, "the snapshot is durable before the reset");
             self.blocks = self.snapshot.clone();
             self.compacted = *to;

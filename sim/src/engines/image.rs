@@ -74,7 +74,7 @@ impl LogImage {
     /// Carries out the log part of a write. A reset puts what `snapshot` holds in the log's place;
     /// without the right one nothing is left of the log.
     pub fn write(&mut self, write: &Persist, snapshot: &Snapshot) {
-        if let Some((to, _)) = write.reset {
+        if let Some(&(to, _)) = write.reset.as_deref() {
             *self = snapshot.log().compacted_through(to).unwrap_or_default();
             self.compacted = to;
         }

@@ -14,7 +14,7 @@ pub(crate) struct Snapshots;
 
 fn may_write(node: &Node, write: &Persist) -> Result<(), String> {
     let snapshot = &node.disk.durable().snapshot;
-    if let Some((to, configuration)) = &write.reset {
+    if let Some((to, configuration)) = write.reset.as_deref() {
         if snapshot.last() != *to {
             return Err(format!(
                 "the log begins behind {to}, the snapshot ends at {}",
