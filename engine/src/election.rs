@@ -80,14 +80,13 @@ impl Engine {
             self.votes.grant = None;
             self.following.begin_term(&self.log);
         }
-        if !matches!(self.role, Role::Follower) {
-            self.reset_election(now);
-        }
-        let was = std::mem::replace(&mut self.role, Role::Follower);
         let leader_changed = leader.is_some() && self.leader != leader;
         self.leader = leader;
-        if let Role::Leader(was) = was {
-            self.stop_leading(*was, out);
+        if !matches!(self.role, Role::Follower) {
+            self.reset_election(now);
+            if let Role::Leader(was) = std::mem::replace(&mut self.role, Role::Follower) {
+                self.stop_leading(*was, out);
+            }
         }
         if leader_changed {
             self.ask_new_leader(now, out);

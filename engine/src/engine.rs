@@ -375,6 +375,8 @@ impl Engine {
         // once acknowledged or voted.
         let member = self.log.membership().and_then(|m| m.member(from));
         let other_disk = member.is_some_and(|m| m.incarnation != 0 && m.incarnation != incarnation);
+        let is_member = member.is_some();
+        let is_untied = member.is_some_and(|m| m.incarnation == 0);
         if other_disk && !planted::on("wiped-disk-votes") {
             out.push(Output::Noticed { peer: from, what: Notice::Stranger });
             out.send(from, Message::Stranger(crate::message::Stranger { refused: incarnation }));
@@ -386,10 +388,12 @@ impl Engine {
                 self.become_follower(now, term, None, out);
             }
         }
-        if self.is_of_today(from, &message) {
+        if is_untied && self.is_of_today(from, &message) {
             self.tie([(from, incarnation)], out);
         }
-        self.tell_if_removed(from, &message, out);
+        if !is_member {
+            self.tell_if_removed(from, &message, out);
+        }
         match message {
             Message::RequestVote(m) => self.on_request_vote(now, from, &m, out),
             Message::RequestVoteAnswer(m) => self.on_vote_answer(now, from, incarnation, &m, out),

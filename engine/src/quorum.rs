@@ -42,27 +42,28 @@ pub fn meets_quorums_twice(membership: &Membership, yes: impl Fn(NodeId) -> bool
 /// Of log indexes it is the commit index, of rounds the confirmed round, of times the moment up to
 /// which a quorum was heard.
 pub fn reached_by_quorum<T: Ord + Copy>(membership: &Membership, value: impl Fn(NodeId) -> T) -> T {
-    let of_set = |set: &BTreeSet<NodeId>| {
-        // Clusters are small: insertion into an array on the stack beats sorting a vector.
-        let mut ids = set.iter().map(|id| value(*id));
-        let mut values = [ids.next()?; 16];
-        if set.len() <= values.len() {
-            for (slot, value) in values[1..].iter_mut().zip(ids) {
-                *slot = value;
-            }
-            let values = &mut values[..set.len()];
-            values.sort_unstable();
-            Some(values[set.len() - majority(set.len())])
-        } else {
-            let mut values: Vec<_> = set.iter().map(|id| value(*id)).collect();
-            values.sort_unstable();
-            Some(values[set.len() - majority(set.len())])
-        }
+    let newer = reached_by_majority(membership.voters(), &value);
+    if !membership.is_joint() || planted::on("joint-quorum-from-one-half") {
+        return newer;
+    }
+    newer.min(reached_by_majority(membership.outgoing(), &value))
+}
+
+/// The same of one voter set, which is not empty.
+fn reached_by_majority<T: Ord + Copy>(set: &BTreeSet<NodeId>, value: impl Fn(NodeId) -> T) -> T {
+    let mut reached = set.iter().map(|id| value(*id));
+    // Clusters are small: an array on the stack beats a vector.
+    let mut few = [reached.next().expect("a membership has voters"); 16];
+    let mut many;
+    let values = if set.len() <= few.len() {
+        few[1..].iter_mut().zip(reached).for_each(|(slot, value)| *slot = value);
+        &mut few[..set.len()]
+    } else {
+        many = set.iter().map(|id| value(*id)).collect::<Vec<_>>();
+        &mut many[..]
     };
-    deciding_sets(membership)
-        .filter_map(of_set)
-        .min()
-        .expect("a membership has at least one voter in each of its sets")
+    values.sort_unstable();
+    values[set.len() - majority(set.len())]
 }
 
 #[cfg(test)]
