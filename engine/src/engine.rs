@@ -530,6 +530,16 @@ impl Engine {
         self.writes.staged_blocks.push(block);
     }
 
+    /// The same with blocks that follow one another behind the end of the log.
+    pub(crate) fn stage_all(&mut self, blocks: Vec<EntryBlock>) {
+        blocks.iter().for_each(|block| self.log.append(block));
+        if self.writes.staged_blocks.is_empty() {
+            self.writes.staged_blocks = blocks;
+        } else {
+            self.writes.staged_blocks.extend(blocks);
+        }
+    }
+
     /// Puts the reset of the log into the write of this step.
     pub(crate) fn reset_log(&mut self, to: LogId, configuration: (LogId, Membership)) {
         assert!(self.writes.staged_blocks.is_empty(), "a log is reset before anything is appended");

@@ -828,7 +828,11 @@ impl Engine {
             return;
         }
         let accepted = m.last().index;
-        for block in m.blocks {
+        // The steady state: all of it is new, and is written as it came.
+        let (new, known) =
+            if m.prev == self.log.last() { (m.blocks, Vec::new()) } else { (Vec::new(), m.blocks) };
+        self.stage_all(new);
+        for block in known {
             match self.log.missing_from(&block) {
                 None => {}
                 Some((_, Some(conflict))) if conflict <= self.log.committed() => {
