@@ -28,8 +28,10 @@ use crate::rounds::seconds;
 
 /// Of each cluster.
 const NODES: usize = 3;
-/// By how much the counter that stands in for a clock advances in a round.
-const ROUND: Duration = Duration::from_micros(100);
+/// By how much the counter that stands in for a clock advances, and in how many rounds: as if each took
+/// 100 us. Then both look at what is due.
+const TICK: Duration = Duration::from_millis(10);
+const ROUNDS_PER_TICK: u64 = 100;
 /// What stays in a log that is compacted. It is when there are twice as many: what is measured is not
 /// how a processor's caches cope with a log.
 const KEPT_ENTRIES: u64 = 1024;

@@ -13,7 +13,7 @@ use quorate_engine::{
     Membership, Message, NodeId, Output, Outputs, Persist, RoleKind, Stream, StreamLimits, Want,
 };
 
-use super::{Applied, Cluster, KEPT_ENTRIES, NODES, ROUND, not_elected};
+use super::{Applied, Cluster, KEPT_ENTRIES, NODES, ROUNDS_PER_TICK, TICK, not_elected};
 use crate::failure::Failure;
 
 /// Of a block, as a node bounds it.
@@ -24,6 +24,7 @@ pub(super) struct Quorate {
     nodes: Vec<Node>,
     wires: Wires,
     now: Instant,
+    rounds: u64,
     value: Vec<u8>,
 }
 
@@ -52,7 +53,7 @@ struct Node {
     /// The last entry applied.
     applied_through: Index,
     applied: Applied,
-    /// When its deadline was last looked at: once in a round, within which no time passes.
+    /// When its deadline was last looked at: once in a tick, within which no time passes.
     woken_at: Instant,
     /// What should not have happened.
     fault: Option<String>,
@@ -66,7 +67,7 @@ impl Cluster for Quorate {
         let nodes = (1..=NODES as NodeId).map(|id| Node::new(id, now));
         let nodes = nodes.collect::<Result<_, _>>()?;
         let wires = Wires { inboxes: Default::default(), sent: 0 };
-        let mut cluster = Self { nodes, wires, now, value: vec![7; value_bytes] };
+        let mut cluster = Self { nodes, wires, now, rounds: 0, value: vec![7; value_bytes] };
         let members = (1..=NODES as NodeId).map(|id| (id, id.to_string()));
         let membership = Membership::of_voters(members).map_err(not_elected)?;
         cluster.nodes[0].step(now, Input::Initialize { membership });
@@ -75,13 +76,16 @@ impl Cluster for Quorate {
             if cluster.is_settled() && cluster.nodes[0].engine.role() == RoleKind::Leader {
                 return Ok(cluster);
             }
-            cluster.now = cluster.now + Duration::from_millis(10);
+            cluster.now = cluster.now + TICK;
         }
         Err(not_elected("no leader was elected"))
     }
 
     fn round(&mut self, entries: usize) {
-        self.now = self.now + ROUND;
+        self.rounds += 1;
+        if self.rounds % ROUNDS_PER_TICK == 0 {
+            self.now = self.now + TICK;
+        }
         self.nodes[0].propose(self.now, &self.value, entries);
         self.run();
     }
@@ -173,6 +177,10 @@ impl Node {
     /// Takes what has arrived and carries out what follows; whether there was anything.
     fn turn(&mut self, now: Instant, wires: &mut Wires) -> bool {
         let at = self.id as usize - 1;
+        let idle = wires.inboxes[at].is_empty() && self.outputs.as_slice().is_empty();
+        if idle && self.woken_at == now {
+            return false;
+        }
         let mut inbox = std::mem::take(&mut wires.inboxes[at]);
         for (from, message) in inbox.drain(..) {
             self.step(now, Input::Receive { from, incarnation: from, message });

@@ -12,8 +12,6 @@
 //!   happened to.
 //! - A write is durable at once, so `advance` reports it and hands out what follows from it; the
 //!   asynchronous way would ask for another `ready` for that.
-//! - Its clock ticks once in [`ROUNDS_PER_TICK`] rounds, by far more often than which the other looks
-//!   at its own.
 //! - Logs are short, so what its storage does in proportion to them costs little.
 //! - Log lines are dropped, and those below `info` are not compiled.
 //!
@@ -24,11 +22,9 @@ use raft::storage::MemStorage;
 use raft::{Config, RawNode, StateRole};
 use slog::{Discard, Logger, o};
 
-use super::{Applied, Cluster, KEPT_ENTRIES, NODES, not_elected};
+use super::{Applied, Cluster, KEPT_ENTRIES, NODES, ROUNDS_PER_TICK, not_elected};
 use crate::failure::Failure;
 
-/// A tick is 10 ms where a round is 100 us.
-const ROUNDS_PER_TICK: u64 = 100;
 /// In ticks: 100 ms.
 const HEARTBEAT_TICK: usize = 10;
 /// In ticks: 500 ms, to twice as long.
