@@ -370,7 +370,10 @@ impl Engine {
     /// Tells a follower's stream where things stand.
     fn aim(&self, id: NodeId, out: &mut Outputs) {
         let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
-        let p = &leader.progress[&id];
+        self.aim_at(id, &leader.progress[&id], out);
+    }
+
+    fn aim_at(&self, id: NodeId, p: &Progress, out: &mut Outputs) {
         if p.is_sent_a_snapshot() {
             return;
         }
@@ -406,15 +409,15 @@ impl Engine {
     /// More is durable where witnesses wait for it.
     pub(crate) fn aim_witnesses(&self, out: &mut Outputs) {
         let Role::Leader(leader) = &self.role else { return };
-        for (id, _) in leader.progress.iter().filter(|(_, p)| p.witness) {
-            self.aim(*id, out);
+        for (id, p) in leader.progress.iter().filter(|(_, p)| p.witness) {
+            self.aim_at(*id, p, out);
         }
     }
 
     fn aim_all(&self, out: &mut Outputs) {
         let Role::Leader(leader) = &self.role else { unreachable!("only leaders replicate") };
-        for id in leader.progress.keys() {
-            self.aim(*id, out);
+        for (id, p) in &leader.progress {
+            self.aim_at(*id, p, out);
         }
     }
 
