@@ -8,16 +8,15 @@ use crate::failure::Failure;
 use crate::report::{Report, Row};
 use crate::subject::SubjectName;
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
 /// Of one panel, in pixels.
 const PANEL: (u32, u32) = (460, 320);
 
 /// Draws a panel for each load and number of nodes: operations per second of every subject over the
 /// number of clients, both by their orders of magnitude.
 pub(crate) fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
-    paint(report, file).map_err(|error| {
-        let what = format!("cannot draw {}: {error}", file.display());
-        Failure::new(what, "look at where it goes")
-    })
+    paint(report, file).map_err(|error| undrawn(file, &*error))
 }
 
 fn paint(report: &Report, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -31,24 +30,37 @@ fn paint(report: &Report, file: &Path) -> Result<(), Box<dyn std::error::Error>>
     let root = SVGBackend::new(file, size).into_drawing_area();
     root.fill(&WHITE)?;
     for (rows, area) in panels.into_iter().zip(root.split_evenly((lines, columns))) {
-        panel(rows, report.unit, &area)?;
+        of_rows(rows, report.unit, &area)?;
     }
     root.present()?;
     Ok(())
 }
 
-fn panel(
-    rows: &[Row],
+/// The lines of a panel: each subject's name, and its (clients, operations per second).
+pub(crate) type Lines = [(&'static str, Vec<(f64, f64)>)];
+
+/// Draws a single panel.
+pub(crate) fn draw_lines(
+    file: &Path,
+    caption: &str,
     unit: &str,
-    area: &DrawingArea<SVGBackend, plotters::coord::Shift>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let values =
-        rows.iter().flat_map(|row| SubjectName::ALL.into_iter().filter_map(|s| row.ops_s(s)));
-    let (low, high) = values
-        .fold((f64::MAX, 1.0), |(low, high): (f64, f64), value| (low.min(value), high.max(value)));
-    let clients = |row: &Row| f64::from(row.point.clients);
-    let first = rows.iter().map(clients).fold(f64::MAX, f64::min);
-    let last = rows.iter().map(clients).fold(1.0, f64::max);
+    lines: &Lines,
+) -> Result<(), Failure> {
+    let paint = || -> Result<(), Box<dyn std::error::Error>> {
+        let root = SVGBackend::new(file, PANEL).into_drawing_area();
+        root.fill(&WHITE)?;
+        panel(caption, unit, lines, &root)?;
+        root.present()?;
+        Ok(())
+    };
+    paint().map_err(|error| undrawn(file, &*error))
+}
+
+fn undrawn(file: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::new(format!("cannot draw {}: {error}", file.display()), "look at where it goes")
+}
+
+fn of_rows(rows: &[Row], unit: &str, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
     let point = rows[0].point;
     let caption = format!(
         "{}, {} node{}",
@@ -56,14 +68,30 @@ fn panel(
         point.nodes,
         if point.nodes == 1 { "" } else { "s" }
     );
+    let lines = SubjectName::ALL.map(|subject| {
+        let measured = |row: &Row| Some((row.point.clients.into(), row.ops_s(subject)?));
+        (subject.as_str(), rows.iter().filter_map(measured).collect())
+    });
+    panel(&caption, unit, &lines, area)
+}
+
+fn panel(
+    caption: &str,
+    unit: &str,
+    lines: &Lines,
+    area: &Area,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let least = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(f64::MAX, f64::min);
+    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption(caption, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(36)
         .y_label_area_size(64)
         .build_cartesian_2d(
-            (first * 0.8..last * 1.25).log_scale(),
-            (low * 0.5..high * 2.0).log_scale(),
+            (least(|p| p.0) * 0.8..most(|p| p.0) * 1.25).log_scale(),
+            (least(|p| p.1) * 0.5..most(|p| p.1) * 2.0).log_scale(),
         )?;
     chart
         .configure_mesh()
@@ -73,17 +101,15 @@ fn panel(
         .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()?;
-    for (at, subject) in SubjectName::ALL.into_iter().enumerate() {
+    for (at, (name, points)) in lines.iter().enumerate() {
         let color = [BLUE, RED, RGBColor(150, 150, 150)][at % 3];
-        let measured: Vec<(f64, f64)> =
-            rows.iter().filter_map(|row| Some((clients(row), row.ops_s(subject)?))).collect();
-        if measured.is_empty() {
+        if points.is_empty() {
             continue;
         }
-        let line = LineSeries::new(measured, color.stroke_width(2)).point_size(3);
+        let line = LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(3);
         chart
             .draw_series(line)?
-            .label(subject.as_str())
+            .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
     }
     chart

@@ -16,6 +16,14 @@ pub(crate) enum Failure {
         /// What the reader can do about it.
         advice: &'static str,
     },
+    /// It was asked for what this program can't do. With every feature there is nothing of the kind.
+    #[cfg_attr(feature = "etcd", allow(dead_code))]
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What to ask for.
+        advice: &'static str,
+    },
 }
 
 impl Failure {
@@ -29,7 +37,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Interrupted => write!(f, "interrupted; run it again for results"),
-            Self::Failed { what, advice } => write!(f, "{what}; {advice}"),
+            Self::Failed { what, advice } | Self::Usage { what, advice } => {
+                write!(f, "{what}; {advice}")
+            }
         }
     }
 }

@@ -3,12 +3,13 @@
 //! A number of one program on one machine says little. So `framework`, `engine` and `reads` run Quorate and what
 //! it is compared with in one process, in turns, and reports medians and spreads of many short rounds: a
 //! machine that slows down half-way slows down everybody. `snapshot` can't, with its gigabytes: it
-//! shows what goes on before beside what goes on meanwhile.
+//! shows what goes on before beside what goes on meanwhile. `durable` runs processes, one cluster at a time.
 //!
 //! Exit codes: 0 done, 1 failed (`error: what; what to do` on standard error), 2 wrong usage,
 //! 130 interrupted.
 
 mod chart;
+mod durable;
 mod engine;
 mod failure;
 mod framework;
@@ -45,10 +46,14 @@ enum What {
     Reads(reads::Options),
     /// A new node joins a store of gigabytes by a snapshot: how fast, and in how much memory.
     Snapshot(snapshot::Options),
+    /// Writes per second of a durable service: processes, sockets, disks; beside etcd.
+    Durable(durable::Options),
     /// The slowest writes while something is wrong with one member, beside those without.
     Tail(tail::Options),
     #[command(hide = true)]
     StoreAlone(snapshot::AloneOptions),
+    #[command(hide = true)]
+    DurableChild(durable::ChildOptions),
 }
 
 fn main() -> ExitCode {
@@ -58,7 +63,9 @@ fn main() -> ExitCode {
         What::Reads(options) => reads::run(&options),
         What::Snapshot(options) => snapshot::run(&options),
         What::Tail(options) => tail::run(&options),
+        What::Durable(options) => durable::run(&options),
         What::StoreAlone(options) => snapshot::run_alone(&options),
+        What::DurableChild(options) => durable::run_child(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
                 // What a shell reports of a program that SIGINT ended.
                 Failure::Interrupted => ExitCode::from(130),
                 Failure::Failed { .. } => ExitCode::FAILURE,
+                Failure::Usage { .. } => ExitCode::from(2),
             }
         }
     }

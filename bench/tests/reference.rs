@@ -32,9 +32,10 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
     // What cargo is given is not ours.
     let section = section.replace("cargo run --release -p bench -- ", "");
     for (command, known) in [
-("framework", "--nodes"),
-        ("engine", "--value-bytes"),
+        ("framework", "--nodes"),
         ("reads", "--svg"),
+        ("engine", "--value-bytes"),
+        ("durable", "--vs"),
         ("snapshot", "--value-bytes"),
         ("tail", "--share"),
     ] {

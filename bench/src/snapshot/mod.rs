@@ -115,7 +115,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// A fresh directory, in `parent` if one is named.
-fn directory(parent: Option<&Path>) -> Result<TempDir, Failure> {
+pub(crate) fn directory(parent: Option<&Path>) -> Result<TempDir, Failure> {
     let fresh = tempfile::Builder::new().prefix("quorate-bench-").to_owned();
     match parent {
         Some(parent) => fs::create_dir_all(parent).and_then(|()| fresh.tempdir_in(parent)),
@@ -124,7 +124,7 @@ fn directory(parent: Option<&Path>) -> Result<TempDir, Failure> {
     .map_err(|e| unusable(&e))
 }
 
-fn unusable(error: &io::Error) -> Failure {
+pub(crate) fn unusable(error: &io::Error) -> Failure {
     Failure::new(format!("the directory for the data: {error}"), "name another one with --dir")
 }
 
