@@ -11,8 +11,8 @@ use super::load::{Key, Service, Writer};
 use super::server::Table;
 use crate::failure::Failure;
 
-/// Connections that the load is spread over. All calls of a client go over one; a second costs more
-/// system calls than it saves waiting.
+/// Connections that the load is spread over: one, as an application has it; all calls of a client go
+/// over it.
 const CONNECTIONS: usize = 1;
 
 /// The cluster. Dropping it ends its processes.

@@ -16,7 +16,7 @@ use super::child::Child;
 use super::load::{Key, Service, Writer};
 use crate::failure::Failure;
 
-/// Connections that the load is spread over, each an HTTP/2 channel to the leader.
+/// Connections that the load is spread over, each an HTTP/2 channel to the leader: one, as ours.
 const CONNECTIONS: usize = 1;
 
 /// How long an election may take.
