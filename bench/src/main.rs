@@ -14,6 +14,7 @@ mod engine;
 mod failure;
 mod framework;
 mod measure;
+mod phases;
 mod reads;
 mod report;
 mod rounds;

@@ -10,13 +10,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::failure::Failure;
+use crate::phases::{self, Phase, middle};
 use crate::subject::{Client, Load, MIX, Subject};
 
 /// Workers of the runtime that the cluster runs on.
@@ -25,23 +26,11 @@ const SERVER_WORKERS: usize = 2;
 const CLIENT_WORKERS: usize = 1;
 /// Time to reach a steady state before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Longer than any answer takes, unless it is lost.
-const LAST_ANSWERS: Duration = Duration::from_secs(20);
 /// What a torn down runtime may take to end its tasks, each at its next await.
 const TEAR_DOWN: Duration = Duration::from_secs(5);
 /// A client looks at the clock for one call in so many: two looks at it for each would cost the
 /// fastest subject the most.
 const SAMPLE_EVERY: usize = 16;
-
-/// What the clients do with the calls they complete. In an `AtomicU8` that they all read.
-mod phase {
-    /// Do not count.
-    pub(super) const WARM_UP: u8 = 0;
-    /// Count.
-    pub(super) const MEASURE: u8 = 1;
-    /// End.
-    pub(super) const STOP: u8 = 2;
-}
 
 /// What is measured: so many clients that do this, of so many nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,59 +123,22 @@ async fn drive<S: Subject>(
     let started = servers.spawn(S::start(point.nodes.into())).await;
     let subject = started.map_err(|e| panicked("the start", &e))??;
 
-    let phase = Arc::new(AtomicU8::new(phase::WARM_UP));
+    let phase = phases::begin();
     let mut tasks = JoinSet::new();
     for number in 0..point.clients as usize {
         let client = call(subject.client(), point.load, Arc::clone(&phase), number);
         tasks.spawn_on(client, client_runtime);
     }
-    undisturbed(&mut tasks, WARM_UP).await?;
-    phase.store(phase::MEASURE, Ordering::Relaxed);
-    let began = Instant::now();
-    undisturbed(&mut tasks, length).await?;
-    phase.store(phase::STOP, Ordering::Relaxed);
-    let elapsed = began.elapsed();
-
-    let all = tokio::time::timeout(LAST_ANSWERS, sum(&mut tasks)).await;
-    let all = all.map_err(|_| {
-        Failure::new("a call was never answered", "run with --subject to see whose it is")
-    })??;
+    let (tallies, elapsed) = phases::pass(tasks, &phase, WARM_UP, length).await?;
     servers.spawn(subject.stop()).await.map_err(|e| panicked("the stop", &e))??;
-    Ok(all.measured(elapsed))
-}
-
-/// Waits for `length`, unless a client ends before: they have no reason to but a failure.
-async fn undisturbed(
-    tasks: &mut JoinSet<Result<Tally, Failure>>,
-    length: Duration,
-) -> Result<(), Failure> {
-    tokio::select! {
-        biased;
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(Ok(_)) => Err(Failure::new("a client ended early", "report this as a bug")),
-            Ok(Err(failure)) => Err(failure),
-            Err(error) => Err(panicked("a client", &error)),
-        },
-        () = tokio::time::sleep(length) => Ok(()),
-    }
-}
-
-/// What the clients counted, once each has ended.
-async fn sum(tasks: &mut JoinSet<Result<Tally, Failure>>) -> Result<Tally, Failure> {
-    let mut all = Tally::default();
-    while let Some(ended) = tasks.join_next().await {
-        let tally = ended.map_err(|e| panicked("a client", &e))??;
-        all.operations += tally.operations;
-        all.sampled.extend(tally.sampled);
-    }
-    Ok(all)
+    Ok(Tally::of_all(tallies).measured(elapsed))
 }
 
 /// One client: the next call begins when the last was answered.
 async fn call<C: Client>(
     mut client: C,
     load: Load,
-    phase: Arc<AtomicU8>,
+    phase: Phase,
     number: usize,
 ) -> Result<Tally, Failure> {
     let mut tally = Tally::default();
@@ -211,8 +163,8 @@ async fn call<C: Client>(
             }
         }
         match phase.load(Ordering::Relaxed) {
-            phase::WARM_UP => {}
-            phase::MEASURE => {
+            phases::WARM_UP => {}
+            phases::MEASURE => {
                 tally.operations += load.operations();
                 tally.sampled.extend(began.map(|b| b.elapsed()));
             }
@@ -231,13 +183,18 @@ struct Tally {
 }
 
 impl Tally {
-    fn measured(mut self, elapsed: Duration) -> Measured {
-        let middle = self.sampled.len() / 2;
-        let p50 = match self.sampled.is_empty() {
-            // Hardly a call was completed: what one took is what there was time for.
-            true => elapsed,
-            false => *self.sampled.select_nth_unstable(middle).1,
-        };
+    fn of_all(tallies: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for tally in tallies {
+            all.operations += tally.operations;
+            all.sampled.extend(tally.sampled);
+        }
+        all
+    }
+
+    fn measured(self, elapsed: Duration) -> Measured {
+        // Hardly a call was completed: what one took is what there was time for.
+        let p50 = middle(self.sampled).unwrap_or(elapsed);
         Measured {
             ops_s: self.operations as f64 / elapsed.as_secs_f64(),
             p50_us: p50.as_secs_f64() * 1e6,

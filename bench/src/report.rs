@@ -1,8 +1,9 @@
 //! What was measured of subjects side by side, for people and for programs.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::measure::{Measured, Point};
@@ -111,6 +112,16 @@ pub(crate) fn grouped(value: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A bar of so many steps on standard error, if someone is looking at it and a table is what they want.
+pub(crate) fn progress(json: bool, steps: u64) -> ProgressBar {
+    if json || !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
+        .expect("the template is well-formed");
+    ProgressBar::new(steps).with_style(style)
 }
 
 impl Report {

@@ -4,17 +4,15 @@
 //! time, so that neither a slow minute of the machine nor what the one before left in its caches
 //! falls on one subject alone.
 
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::chart;
 use crate::failure::Failure;
 use crate::measure::{Control, Measured, Point};
-use crate::report::{Report, Row};
+use crate::report::{Report, Row, progress};
 use crate::subject::{Floor, Openraft, Quorate, SubjectName};
 
 /// How points are measured, and how the result is written.
@@ -70,7 +68,8 @@ impl Rounds {
         let chosen = |s: &SubjectName| self.subject.is_empty() || self.subject.contains(s);
         let subjects: Vec<SubjectName> = SubjectName::ALL.into_iter().filter(chosen).collect();
         let mut rows: Vec<Row> = points.iter().map(|&point| Row::new(point, &subjects)).collect();
-        let progress = self.progress(self.rounds as usize * rows.len() * subjects.len());
+        let steps = self.rounds as usize * rows.len() * subjects.len();
+        let progress = progress(self.json, steps as u64);
         let mut control = Control::new()?;
 
         let measured = (|| {
@@ -100,16 +99,6 @@ impl Rounds {
             Failure::new(format!("cannot print the results: {error}"), "look at where they go")
         })?;
         self.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report, file))
-    }
-
-    /// On standard error, if someone is looking at it.
-    fn progress(&self, points: usize) -> ProgressBar {
-        if self.json || !stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
-            .expect("the template is well-formed");
-        ProgressBar::new(points as u64).with_style(style)
     }
 }
 

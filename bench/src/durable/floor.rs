@@ -16,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::child::{Child, to_end, told};
-use super::load::middle;
 use super::{NODES, runtime};
 use crate::failure::Failure;
+use crate::phases::middle;
 
 /// What is written before each sync: what a log writes for one small command is less, and costs the
 /// disk as much.

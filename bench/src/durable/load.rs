@@ -3,35 +3,26 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::server::KEY_BYTES;
 use crate::failure::Failure;
 use crate::measure::Measured;
+use crate::phases::{self, Phase, middle};
 
 /// Time to reach a steady state before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(500);
-
-/// Longer than any answer takes, unless it is lost.
-const LAST_ANSWERS: Duration = Duration::from_secs(20);
 
 /// Keys that are written, over and over.
 const KEYS: u64 = 10_000;
 
 /// The keys of a client are so far apart that those of two are seldom the same. No factor of [`KEYS`].
 const STRIDE: u64 = 7_919;
-
-/// Before, while and after what is counted. In an `AtomicU8` that all clients read.
-mod phase {
-    pub(super) const WARM_UP: u8 = 0;
-    pub(super) const MEASURE: u8 = 1;
-    pub(super) const STOP: u8 = 2;
-}
 
 /// Three processes that keep what they are told.
 pub(super) trait Service: Sized {
@@ -83,20 +74,14 @@ pub(super) async fn measure<S: Service>(
     length: Duration,
 ) -> Result<Measured, Failure> {
     let mut service = S::start(directory).await?;
-    let phase = Arc::new(AtomicU8::new(phase::WARM_UP));
+    let phase = phases::begin();
     let mut tasks = JoinSet::new();
     for number in 0..clients as usize {
         let writer = service.writer(number);
         tasks.spawn(client(writer, number as u64, value.clone(), Arc::clone(&phase)));
     }
-    undisturbed(&mut tasks, WARM_UP).await?;
-    phase.store(phase::MEASURE, Ordering::Relaxed);
-    let began = Instant::now();
-    undisturbed(&mut tasks, length).await?;
-    phase.store(phase::STOP, Ordering::Relaxed);
-    let elapsed = began.elapsed();
-    let took = timeout(LAST_ANSWERS, sum(&mut tasks)).await;
-    let took = took.map_err(|_| Failure::new("a write was never answered", "run it again"))??;
+    let (took, elapsed) = phases::pass(tasks, &phase, WARM_UP, length).await?;
+    let took: Vec<Duration> = took.into_iter().flatten().collect();
     service.end();
     Ok(Measured {
         ops_s: took.len() as f64 / elapsed.as_secs_f64(),
@@ -104,39 +89,10 @@ pub(super) async fn measure<S: Service>(
     })
 }
 
-/// The median; of nothing, none.
-pub(super) fn middle(mut took: Vec<Duration>) -> Option<Duration> {
-    let middle = took.len() / 2;
-    (!took.is_empty()).then(|| *took.select_nth_unstable(middle).1)
-}
-
-/// Waits for `length`, unless a client ends before: they have no reason to but a failure.
-async fn undisturbed(tasks: &mut JoinSet<Took>, length: Duration) -> Result<(), Failure> {
-    tokio::select! { biased;
-        Some(ended) = tasks.join_next() => {
-            tally(ended)?;
-            Err(Failure::new("a client ended early", "report this as a bug"))
-        }
-        () = sleep(length) => Ok(()),
-    }
-}
-
 /// How long each write of a client took that was answered while it was measured.
 type Took = Result<Vec<Duration>, Failure>;
 
-fn tally(ended: Result<Took, JoinError>) -> Took {
-    ended.map_err(|e| Failure::new(format!("a client failed: {e}"), "report this as a bug"))?
-}
-
-async fn sum(tasks: &mut JoinSet<Took>) -> Took {
-    let mut all = Vec::new();
-    while let Some(ended) = tasks.join_next().await {
-        all.append(&mut tally(ended)?);
-    }
-    Ok(all)
-}
-
-async fn client<W: Writer>(mut writer: W, number: u64, value: Bytes, phase: Arc<AtomicU8>) -> Took {
+async fn client<W: Writer>(mut writer: W, number: u64, value: Bytes, phase: Phase) -> Took {
     let mut took = Vec::new();
     let mut key = number * STRIDE;
     let mut began = Instant::now();
@@ -145,8 +101,8 @@ async fn client<W: Writer>(mut writer: W, number: u64, value: Bytes, phase: Arc<
         key += STRIDE;
         let ended = Instant::now();
         match phase.load(Ordering::Relaxed) {
-            phase::WARM_UP => {}
-            phase::MEASURE => took.push(ended - began),
+            phases::WARM_UP => {}
+            phases::MEASURE => took.push(ended - began),
             _ => return Ok(took),
         }
         began = ended;
@@ -161,14 +117,5 @@ mod tests {
     fn keys_are_numbers_of_one_length() {
         assert_eq!(Key::of(0).bytes(), b"key-000000000000");
         assert_eq!(Key::of(KEYS + 1234).bytes(), b"key-000000001234");
-    }
-
-    #[test]
-    fn the_middle_of_nothing_is_none() {
-        assert_eq!(middle(Vec::new()), None);
-        assert_eq!(
-            middle([3, 1, 2].map(Duration::from_secs).to_vec()),
-            Some(Duration::from_secs(2))
-        );
     }
 }

@@ -18,13 +18,12 @@ mod report;
 mod server;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, stderr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,6 +31,7 @@ use self::cluster::Cluster;
 use self::report::{Report, Row};
 use crate::failure::{Failure, asked_to_stop};
 use crate::measure::Measured;
+use crate::report::progress;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
 
@@ -140,7 +140,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let directory = directory(options.dir.as_deref())?;
     let runtime = runtime()?;
     let points = options.clients.len() * (1 + usize::from(options.vs.is_some())) + 1;
-    let progress = progress(options, options.rounds as usize * points);
+    let progress = progress(options.json, u64::from(options.rounds) * points as u64);
     let measured = runtime.block_on(async {
         tokio::select! { biased;
             Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
@@ -170,16 +170,6 @@ fn can_compare() -> Result<(), Failure> {
         what: "this `bench` was built without a client of etcd".into(),
         advice: "build it with `--features etcd`, which needs protoc (Debian: `protobuf-compiler`)",
     })
-}
-
-/// On standard error, if someone is looking at it.
-fn progress(options: &Options, points: usize) -> ProgressBar {
-    if options.json || !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
-        .expect("the template is well-formed");
-    ProgressBar::new(points as u64).with_style(style)
 }
 
 async fn measure(

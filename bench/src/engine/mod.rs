@@ -14,16 +14,15 @@ mod raft_rs;
 mod report;
 
 use std::fmt;
-use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use self::quorate::Quorate;
 use self::raft_rs::RaftRs;
 use self::report::{Report, Row};
 use crate::failure::Failure;
+use crate::report::progress;
 use crate::rounds::seconds;
 
 /// Of each cluster.
@@ -155,7 +154,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let chosen = |s: &Subject| options.subject.is_empty() || options.subject.contains(s);
     let subjects: Vec<Subject> = Subject::ALL.into_iter().filter(chosen).collect();
     let mut rows: Vec<Row> = options.clients.iter().map(|&n| Row::new(n, &subjects)).collect();
-    let progress = progress(options, rows.len() * subjects.len());
+    let steps = options.rounds as usize * rows.len() * subjects.len();
+    let progress = progress(options.json, steps as u64);
     let measured = (|| {
         for round in 0..options.rounds as usize {
             for (at, row) in rows.iter_mut().enumerate() {
@@ -177,16 +177,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
     })
-}
-
-/// On standard error, if someone is looking at it.
-fn progress(options: &Options, points: usize) -> ProgressBar {
-    if options.json || !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
-        .expect("the template is well-formed");
-    ProgressBar::new(points as u64 * u64::from(options.rounds)).with_style(style)
 }
 
 fn measure_subject(

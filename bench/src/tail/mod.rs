@@ -7,12 +7,11 @@
 mod cluster;
 mod load;
 
-use std::io::{IsTerminal, Write as _, stderr, stdout};
+use std::io::{Write as _, stdout};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate::{Raft, ReadMode};
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -20,7 +19,7 @@ use tokio::task::JoinHandle;
 use self::cluster::{Cluster, Machine};
 use self::load::{Answers, peak, steady};
 use crate::failure::{Failure, asked_to_stop};
-use crate::report::median;
+use crate::report::{median, progress};
 
 /// How long the peak is looked for.
 const PEAK: Duration = Duration::from_secs(2);
@@ -151,13 +150,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
 async fn measure(options: &Options) -> Result<(), Failure> {
     let steps = options.rounds * Trouble::ALL.len() as u64;
-    let progress = match options.json || !stderr().is_terminal() {
-        true => ProgressBar::hidden(),
-        false => ProgressBar::new(steps).with_style(
-            ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
-                .expect("the template is well-formed"),
-        ),
-    };
+    let progress = progress(options.json, steps);
     let cluster = Cluster::start(options.nodes).await?;
     let value = Bytes::from(vec![7; options.value_bytes]);
     let length = Duration::from_secs(options.seconds);
