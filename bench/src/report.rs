@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use crate::chart::Panel;
 use crate::measure::{Measured, Point};
 use crate::subject::SubjectName;
 
@@ -135,6 +136,28 @@ impl Report {
             self.table(&mut out)?;
         }
         out.flush()
+    }
+
+    /// A picture for each load and number of nodes: operations per second of every subject over the
+    /// number of clients.
+    pub(crate) fn panels(&self) -> Vec<Panel> {
+        let same =
+            |a: &Row, b: &Row| (a.point.load, a.point.nodes) == (b.point.load, b.point.nodes);
+        let panel = |rows: &[Row]| {
+            let Point { load, nodes, .. } = rows[0].point;
+            let plural = if nodes == 1 { "" } else { "s" };
+            let line = |subject: SubjectName| {
+                let point = |row: &Row| Some((row.point.clients.into(), row.ops_s(subject)?));
+                (subject.as_str().to_owned(), rows.iter().filter_map(point).collect())
+            };
+            Panel {
+                title: format!("{}, {nodes} node{plural}", load.as_str()),
+                x: "clients",
+                y: format!("{}/s", self.unit),
+                lines: SubjectName::ALL.map(line).to_vec(),
+            }
+        };
+        self.rows.chunk_by(same).map(panel).collect()
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {

@@ -98,7 +98,7 @@ impl Rounds {
         report.print(self.json).map_err(|error| {
             Failure::new(format!("cannot print the results: {error}"), "look at where they go")
         })?;
-        self.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report, file))
+        self.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
     }
 }
 

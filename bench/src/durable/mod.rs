@@ -29,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::cluster::Cluster;
 use self::report::{Report, Row};
+use crate::chart;
 use crate::failure::{Failure, asked_to_stop};
 use crate::measure::Measured;
 use crate::report::progress;
@@ -156,7 +157,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
     })?;
-    options.svg.as_ref().map_or(Ok(()), |file| report.draw(file))
+    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
 }
 
 #[cfg(feature = "etcd")]

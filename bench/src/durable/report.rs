@@ -1,14 +1,13 @@
 //! What was measured, for people and for programs.
 
 use std::io::{self, Write, stdout};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::floor::Floor;
 use super::{NODES, Peer};
-use crate::failure::Failure;
+use crate::chart::Panel;
 use crate::measure::Measured;
 use crate::report::{grouped, median, rounded};
 
@@ -176,15 +175,23 @@ impl Report {
         Ok(())
     }
 
-    /// Draws writes per second over the number of clients into `file`.
-    pub(super) fn draw(&self, file: &Path) -> Result<(), Failure> {
-        let line = |name, of: fn(&Row) -> &[Measured]| {
-            let point = |row: &Row| Some((row.clients.into(), over_rounds(of(row), ops_s)?));
-            (name, self.rows.iter().filter_map(point).collect())
+    /// Writes per second and the median time of one, over the number of clients.
+    pub(super) fn panels(&self) -> [Panel; 2] {
+        let panel = |y: &str, of: fn(&Measured) -> f64| {
+            let line = |name: &str, rounds: fn(&Row) -> &[Measured]| {
+                let point = |row: &Row| Some((row.clients.into(), over_rounds(rounds(row), of)?));
+                (name.to_owned(), self.rows.iter().filter_map(point).collect())
+            };
+            let ours = line("quorate", |row| &row.ours);
+            let peer = self.vs.map(|Peer::Etcd| line("etcd", |row| &row.peer));
+            Panel {
+                title: format!("durable, {NODES} processes, {} B", self.value_bytes),
+                x: "clients",
+                y: y.into(),
+                lines: [ours].into_iter().chain(peer).collect(),
+            }
         };
-        let lines = [line("quorate", |row| &row.ours), line("etcd", |row| &row.peer)];
-        let caption = format!("durable writes, {NODES} processes, {} B", self.value_bytes);
-        crate::chart::draw_lines(file, &caption, "writes", &lines)
+        [panel("writes/s", ops_s), panel("p50 us", p50_us)]
     }
 }
 

@@ -14,6 +14,7 @@ mod raft_rs;
 mod report;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -21,6 +22,7 @@ use clap::{Args, ValueEnum};
 use self::quorate::Quorate;
 use self::raft_rs::RaftRs;
 use self::report::{Report, Row};
+use crate::chart;
 use crate::failure::Failure;
 use crate::report::progress;
 use crate::rounds::seconds;
@@ -70,6 +72,10 @@ pub(crate) struct Options {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+
+    /// Draw a chart into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// What is measured.
@@ -176,7 +182,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let report = Report { rounds, length, value_bytes, rows };
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })
+    })?;
+    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
 }
 
 fn measure_subject(

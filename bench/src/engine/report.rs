@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{Measured, NODES, Subject};
+use crate::chart::Panel;
 use crate::report::{grouped, median, rounded};
 
 /// All measurements of one run.
@@ -98,6 +99,24 @@ impl Report {
             self.table(&mut out)?;
         }
         out.flush()
+    }
+
+    /// Entries per second, and what each costs in allocations, over how many are proposed at a time.
+    pub(super) fn panels(&self) -> [Panel; 2] {
+        let line = |subject: Subject, value: fn(&Measured) -> f64| {
+            let point = |row: &Row| Some((row.clients.into(), row.median(subject, value)?));
+            (subject.as_str().to_owned(), self.rows.iter().filter_map(point).collect())
+        };
+        let panel = |y: &str, value| Panel {
+            title: format!("three engines, {} B an entry", self.value_bytes),
+            x: "entries at a time",
+            y: y.into(),
+            lines: Subject::ALL.map(|subject| line(subject, value)).to_vec(),
+        };
+        [
+            panel("entries/s", |m| m.entries_s),
+            panel("allocations an entry", |m| m.allocations_per_entry),
+        ]
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
