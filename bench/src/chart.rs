@@ -23,6 +23,7 @@ const MAGNITUDES: f64 = 10.0;
 const COLORS: [RGBColor; 4] = [BLUE, RED, RGBColor(150, 150, 150), RGBColor(0, 140, 80)];
 
 /// One of the pictures of a chart.
+#[derive(Clone)]
 pub(crate) struct Panel {
     pub(crate) title: String,
     /// What is told from left to right.

@@ -3,7 +3,8 @@
 //! A number of one program on one machine says little. So `framework`, `engine` and `reads` run Quorate and what
 //! it is compared with in one process, in turns, and reports medians and spreads of many short rounds: a
 //! machine that slows down half-way slows down everybody. `snapshot` can't, with its gigabytes: it
-//! shows what goes on before beside what goes on meanwhile. `durable` runs processes, one cluster at a time.
+//! shows what goes on before beside what goes on meanwhile. `durable` and `growth`
+//! run processes, one cluster at a time.
 //!
 //! Exit codes: 0 done, 1 failed (`error: what; what to do` on standard error), 2 wrong usage,
 //! 130 interrupted.
@@ -13,8 +14,10 @@ mod durable;
 mod engine;
 mod failure;
 mod framework;
+mod growth;
 mod measure;
 mod phases;
+mod processor;
 mod reads;
 mod report;
 mod rounds;
@@ -51,6 +54,8 @@ enum What {
     Durable(durable::Options),
     /// The slowest writes while something is wrong with one member, beside those without.
     Tail(tail::Options),
+    /// What a write, a start and a dead leader cost as the cluster, the log and the values grow.
+    Growth(growth::Options),
     #[command(hide = true)]
     StoreAlone(snapshot::AloneOptions),
     #[command(hide = true)]
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
         What::Reads(options) => reads::run(&options),
         What::Snapshot(options) => snapshot::run(&options),
         What::Tail(options) => tail::run(&options),
+        What::Growth(options) => growth::run(&options),
         What::Durable(options) => durable::run(&options),
         What::StoreAlone(options) => snapshot::run_alone(&options),
         What::DurableChild(options) => durable::run_child(&options),

@@ -47,6 +47,8 @@ pub(crate) struct Measured {
     pub(crate) ops_s: f64,
     /// The median time of one call, in microseconds.
     pub(crate) p50_us: f64,
+    /// What this process took of the processors for one operation, in microseconds, if the system tells.
+    pub(crate) processor_us: Option<f64>,
 }
 
 /// Runs measurements from the main thread, and ends them on Ctrl-C.
@@ -129,9 +131,9 @@ async fn drive<S: Subject>(
         let client = call(subject.client(), point.load, Arc::clone(&phase), number);
         tasks.spawn_on(client, client_runtime);
     }
-    let (tallies, elapsed) = phases::pass(tasks, &phase, WARM_UP, length).await?;
+    let passed = phases::pass(tasks, &phase, WARM_UP, length).await?;
     servers.spawn(subject.stop()).await.map_err(|e| panicked("the stop", &e))??;
-    Ok(Tally::of_all(tallies).measured(elapsed))
+    Ok(Tally::of_all(passed.counted).measured(passed.elapsed, passed.processor))
 }
 
 /// One client: the next call begins when the last was answered.
@@ -192,12 +194,13 @@ impl Tally {
         all
     }
 
-    fn measured(self, elapsed: Duration) -> Measured {
+    fn measured(self, elapsed: Duration, processor: Option<Duration>) -> Measured {
         // Hardly a call was completed: what one took is what there was time for.
         let p50 = middle(self.sampled).unwrap_or(elapsed);
         Measured {
             ops_s: self.operations as f64 / elapsed.as_secs_f64(),
             p50_us: p50.as_secs_f64() * 1e6,
+            processor_us: processor.map(|used| used.as_secs_f64() * 1e6 / self.operations as f64),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::failure::Failure;
+use crate::processor;
 
 /// Longer than any answer takes, unless it is lost.
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
@@ -27,19 +28,30 @@ pub(crate) fn begin() -> Phase {
     Arc::new(AtomicU8::new(WARM_UP))
 }
 
-/// Takes the clients through all phases: what each has counted, and how long the measurement was.
+/// What came of a measurement.
+pub(crate) struct Passed<T> {
+    /// By each client.
+    pub(crate) counted: Vec<T>,
+    /// How long it was.
+    pub(crate) elapsed: Duration,
+    /// What this process took of the processors meanwhile, if the system tells.
+    pub(crate) processor: Option<Duration>,
+}
+
+/// Takes the clients through all phases.
 pub(crate) async fn pass<T: 'static>(
     mut clients: JoinSet<Result<T, Failure>>,
     phase: &Phase,
     warm_up: Duration,
     length: Duration,
-) -> Result<(Vec<T>, Duration), Failure> {
+) -> Result<Passed<T>, Failure> {
     undisturbed(&mut clients, warm_up).await?;
     phase.store(MEASURE, Ordering::Relaxed);
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), processor::used());
     undisturbed(&mut clients, length).await?;
     phase.store(STOP, Ordering::Relaxed);
     let elapsed = began.elapsed();
+    let processor = before.and_then(|before| processor::used()?.checked_sub(before));
     let all = async {
         let mut counted = Vec::new();
         while let Some(ended) = clients.join_next().await {
@@ -49,7 +61,7 @@ pub(crate) async fn pass<T: 'static>(
     };
     let late = |_| Failure::new("a call was never answered", "run it again, one subject alone");
     let counted = timeout(LAST_ANSWERS, all).await.map_err(late)??;
-    Ok((counted, elapsed))
+    Ok(Passed { counted, elapsed, processor })
 }
 
 /// Waits for `length`, unless a client ends before: they have no reason to but a failure.

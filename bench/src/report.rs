@@ -208,7 +208,7 @@ mod tests {
     use crate::subject::Load;
 
     fn at(ops_s: f64) -> Measured {
-        Measured { ops_s, p50_us: 1.0 }
+        Measured { ops_s, p50_us: 1.0, processor_us: None }
     }
 
     #[test]

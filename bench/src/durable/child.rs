@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const LAST_WORDS_BYTES: u64 = 4096;
 
 /// A running child. Dropping it ends it and returns when it is gone.
-pub(super) struct Child {
+pub(crate) struct Child {
     name: String,
     process: process::Child,
     /// Closed first of all: the child then ends by itself.
@@ -41,7 +41,7 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts `bench durable-child` with these arguments; `name` is for messages. On a runtime.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: impl Into<String>,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, Failure> {
@@ -69,7 +69,7 @@ impl Child {
     }
 
     /// The next line that it prints.
-    pub(super) async fn line(&mut self) -> Result<String, Failure> {
+    pub(crate) async fn line(&mut self) -> Result<String, Failure> {
         let what = match timeout(PATIENCE, self.output.next_line()).await {
             Ok(Ok(Some(line))) => return Ok(line),
             // It has said why, on standard error.
@@ -81,7 +81,7 @@ impl Child {
     }
 
     /// Gives it a line to read.
-    pub(super) async fn tell(&mut self, line: &str) -> Result<(), Failure> {
+    pub(crate) async fn tell(&mut self, line: &str) -> Result<(), Failure> {
         let input = self.input.as_mut().expect("only `end` closes it");
         let told = input.write_all(format!("{line}\n").as_bytes()).await;
         told.map_err(|error| {
@@ -90,8 +90,24 @@ impl Child {
         })
     }
 
+    /// Of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn lives(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Ends it at once, as `kill -9` does, and returns when it is gone.
+    pub(crate) fn kill(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+
     /// Lets it end by itself; whoever drops it waits for that. With several of them, first tell all.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.input = None;
     }
 }
@@ -103,8 +119,7 @@ impl Drop for Child {
         while matches!(self.process.try_wait(), Ok(None)) {
             if begun.elapsed() > PATIENCE {
                 eprintln!("error: {} does not end; it is killed", self.name);
-                drop(self.process.kill());
-                drop(self.process.wait());
+                self.kill();
                 return;
             }
             thread::sleep(LOOK);
@@ -113,7 +128,7 @@ impl Drop for Child {
 }
 
 /// What a child is told, line by line, until its parent closes its standard input.
-pub(super) fn told() -> mpsc::UnboundedReceiver<String> {
+pub(crate) fn told() -> mpsc::UnboundedReceiver<String> {
     let (to, lines) = mpsc::unbounded_channel();
     // A thread of its own, which the end of the process need not wait for.
     thread::spawn(move || {
@@ -127,7 +142,7 @@ pub(super) fn told() -> mpsc::UnboundedReceiver<String> {
 }
 
 /// Completes when this child is to end.
-pub(super) async fn to_end(lines: &mut mpsc::UnboundedReceiver<String>) {
+pub(crate) async fn to_end(lines: &mut mpsc::UnboundedReceiver<String>) {
     tokio::select! { biased;
         Ok(()) = asked_to_stop() => {}
         () = async { while lines.recv().await.is_some() {} } => {}
@@ -136,7 +151,7 @@ pub(super) async fn to_end(lines: &mut mpsc::UnboundedReceiver<String>) {
 
 /// Runs a program that does not look at its standard input, and kills it when that closes. What it
 /// prints goes to the file `log`. Of its environment what begins with `hidden` is kept from it.
-pub(super) async fn keep(
+pub(crate) async fn keep(
     program: &Path,
     arguments: &[OsString],
     log: &Path,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::server::KEY_BYTES;
 use crate::failure::Failure;
 use crate::measure::Measured;
-use crate::phases::{self, Phase, middle};
+use crate::phases::{self, Passed, Phase, middle};
 
 /// Time to reach a steady state before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ const KEYS: u64 = 10_000;
 const STRIDE: u64 = 7_919;
 
 /// Three processes that keep what they are told.
-pub(super) trait Service: Sized {
+pub(crate) trait Service: Sized {
     /// What one client holds.
     type Writer: Writer;
 
@@ -40,18 +40,18 @@ pub(super) trait Service: Sized {
 }
 
 /// One client of a [`Service`].
-pub(super) trait Writer: Send + 'static {
+pub(crate) trait Writer: Send + 'static {
     /// Returns when the value is durable on a majority.
     fn put(&mut self, key: &Key, value: &Bytes)
     -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// A key, as bytes that can be read.
-pub(super) struct Key([u8; KEY_BYTES]);
+pub(crate) struct Key([u8; KEY_BYTES]);
 
 impl Key {
     /// One of [`KEYS`].
-    pub(super) fn of(number: u64) -> Self {
+    pub(crate) fn of(number: u64) -> Self {
         let mut key = *b"key-000000000000";
         let mut rest = number % KEYS;
         for digit in key[4..].iter_mut().rev() {
@@ -61,13 +61,13 @@ impl Key {
         Self(key)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 /// Starts a fresh `S` in `directory`, loads it, measures, ends it.
-pub(super) async fn measure<S: Service>(
+pub(crate) async fn measure<S: Service>(
     directory: &Path,
     clients: u32,
     value: &Bytes,
@@ -80,11 +80,14 @@ pub(super) async fn measure<S: Service>(
         let writer = service.writer(number);
         tasks.spawn(client(writer, number as u64, value.clone(), Arc::clone(&phase)));
     }
-    let (took, elapsed) = phases::pass(tasks, &phase, WARM_UP, length).await?;
-    let took: Vec<Duration> = took.into_iter().flatten().collect();
+    let Passed { counted, elapsed, processor } =
+        phases::pass(tasks, &phase, WARM_UP, length).await?;
+    let took: Vec<Duration> = counted.into_iter().flatten().collect();
     service.end();
+    let operations = took.len() as f64;
     Ok(Measured {
-        ops_s: took.len() as f64 / elapsed.as_secs_f64(),
+        ops_s: operations / elapsed.as_secs_f64(),
+        processor_us: processor.map(|used| used.as_secs_f64() * 1e6 / operations),
         p50_us: middle(took).unwrap_or(elapsed).as_secs_f64() * 1e6,
     })
 }

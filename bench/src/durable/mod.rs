@@ -8,12 +8,12 @@
 //! meanwhile: an idle etcd takes a few percent of a core, and on a small machine an idle anything takes
 //! from whoever is measured. What is compared is measured in turns all the same, round by round.
 
-mod child;
-mod cluster;
+pub(crate) mod child;
+pub(crate) mod cluster;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod floor;
-mod load;
+pub(crate) mod load;
 mod report;
 mod server;
 
@@ -27,7 +27,7 @@ use indicatif::ProgressBar;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-use self::cluster::Cluster;
+use self::cluster::{Cluster, Snapshots};
 use self::report::{Report, Row};
 use crate::chart;
 use crate::failure::{Failure, asked_to_stop};
@@ -37,7 +37,7 @@ use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
 
 /// Of each cluster.
-const NODES: u64 = 3;
+pub(crate) const NODES: u64 = 3;
 
 /// How long the floor is measured, in each round.
 const FLOOR: Duration = Duration::from_secs(1);
@@ -100,11 +100,20 @@ pub(crate) struct ChildOptions {
 #[derive(Subcommand)]
 enum Work {
     /// A node of the cluster.
-    Node { id: u64, data: PathBuf },
+    Node {
+        id: u64,
+        data: PathBuf,
+        #[arg(long)]
+        listen: String,
+        #[arg(long)]
+        no_snapshots: bool,
+    },
     /// Syncs a file, over and over.
     Sync { file: PathBuf },
     /// Sends back what it is sent.
     Echo,
+    /// Reads what it is sent.
+    Sink,
     /// etcd, ended with its parent.
     KeepEtcd {
         log: PathBuf,
@@ -117,9 +126,13 @@ enum Work {
 /// The work of a process that a measurement has started.
 pub(crate) fn run_child(options: &ChildOptions) -> Result<(), Failure> {
     match &options.what {
-        Work::Node { id, data } => server::run(*id, data),
+        Work::Node { id, data, listen, no_snapshots } => {
+            let snapshots = if *no_snapshots { Snapshots::Never } else { Snapshots::Default };
+            server::run(*id, data, listen, snapshots)
+        }
         Work::Sync { file } => floor::run_sync(file),
         Work::Echo => floor::run_echo(),
+        Work::Sink => crate::growth::run_sink(),
         Work::KeepEtcd { log, program, arguments } => {
             runtime()?.block_on(child::keep(program, arguments, log, "ETCD_"))
         }
@@ -127,7 +140,7 @@ pub(crate) fn run_child(options: &ChildOptions) -> Result<(), Failure> {
 }
 
 /// What `#[tokio::main]` starts: nodes and clients are measured as they are written.
-fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Builder::new_multi_thread().enable_all().build().map_err(|error| {
         Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
     })

@@ -213,11 +213,15 @@ mod tests {
         for slow in [1.0, 2.0] {
             for (row, ops_s) in [(&mut one, 1000.0), (&mut many, 60_000.0)] {
                 let p50_us = 400.0 * slow;
-                row.add(None, Measured { ops_s: ops_s / slow, p50_us });
+                row.add(None, Measured { ops_s: ops_s / slow, p50_us, processor_us: None });
                 if let Some(peer) = vs {
                     row.add(
                         Some(peer),
-                        Measured { ops_s: ops_s / slow / 10.0, p50_us: 3.0 * p50_us },
+                        Measured {
+                            ops_s: ops_s / slow / 10.0,
+                            p50_us: 3.0 * p50_us,
+                            processor_us: None,
+                        },
                     );
                 }
             }

@@ -4,21 +4,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use quorate::{Committed, Failure as Broken, Raft, Raw, Snapshot, StateMachine};
+use quorate::{
+    Committed, Config, Event, Events, Failure as Broken, Raft, Raw, RoleKind, Snapshot,
+    StateMachine,
+};
+use tokio::time::sleep;
 
-use super::child::{to_end, told};
+use super::child::told;
+use super::cluster::Snapshots;
 use super::runtime;
-use crate::failure::Failure;
+use crate::failure::{Failure, asked_to_stop};
 
 /// Of each key.
 pub(super) const KEY_BYTES: usize = 16;
 
 /// The state: what was put last under each key. A command is a key and a value.
 #[derive(Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     values: BTreeMap<[u8; KEY_BYTES], Box<[u8]>>,
 }
 
@@ -72,32 +78,69 @@ impl StateMachine for Table {
     }
 }
 
-/// The work of the process: prints the address it listens on, then reads the members, `ID=ADDRESS,..`,
-/// with which it begins the cluster. Runs until its standard input closes. Its data is thrown away then,
-/// so it does not hand over or flush first.
-pub(super) fn run(id: u64, data: &Path) -> Result<(), Failure> {
+/// What a node is asked, and says when it has applied all that was committed before.
+pub(super) const LEVEL: &str = "level";
+
+/// What a node says when it has become the leader, and then its term.
+pub(super) const LEADS: &str = "leads";
+
+/// Between two attempts to be level, when nobody leads yet.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The work of the process: prints the address it listens on, and whenever it becomes the leader. It is told
+/// the members, `ID=ADDRESS,..`, with which it begins the cluster, and [`LEVEL`]. Runs until its standard
+/// input closes. Its data is thrown away then, so it does not hand over or flush first.
+pub(super) fn run(id: u64, data: &Path, listen: &str, snapshots: Snapshots) -> Result<(), Failure> {
     let failed = |error: &dyn Display| {
         Failure::new(format!("node {id}: {error}"), "look at --dir and at what it says")
     };
+    let mut config = Config::default();
+    if snapshots == Snapshots::Never {
+        config.snapshot_entries = None;
+        config.snapshot_log_bytes = None;
+    }
     runtime()?.block_on(async {
         let mut lines = told();
         let node = Raft::builder(id, Table::default())
             .data_dir(data)
-            .listen("127.0.0.1:0")
+            .listen(listen)
+            .config(config)
             .start()
             .await
             .map_err(|e| failed(&e))?;
+        let events = node.events();
         println!("{}", node.address());
-        if let Some(members) = lines.recv().await {
-            let members = members.split(',').filter_map(|member| {
-                let (id, address) = member.split_once('=')?;
-                Some((id.parse().ok()?, address.to_owned()))
-            });
-            node.initialize(members).await.map_err(|e| failed(&e))?;
-            to_end(&mut lines).await;
+        tokio::spawn(tell_when_leading(events));
+        let obey = async {
+            while let Some(line) = lines.recv().await {
+                if line == LEVEL {
+                    while node.ensure_linearizable().await.is_err() {
+                        sleep(PAUSE).await;
+                    }
+                    println!("{LEVEL}");
+                } else {
+                    let members = line.split(',').filter_map(|member| {
+                        let (id, address) = member.split_once('=')?;
+                        Some((id.parse().ok()?, address.to_owned()))
+                    });
+                    node.initialize(members).await.map_err(|e| failed(&e))?;
+                }
+            }
+            Ok(())
+        };
+        tokio::select! { biased;
+            Ok(()) = asked_to_stop() => Ok(()),
+            obeyed = obey => obeyed,
         }
-        Ok(())
     })
+}
+
+async fn tell_when_leading(mut events: Events) {
+    while let Some(event) = events.next().await {
+        if let Event::Role { role: RoleKind::Leader, term, .. } = event {
+            println!("{LEADS} {term}");
+        }
+    }
 }
 
 #[cfg(test)]

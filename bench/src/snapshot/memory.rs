@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes in memory of one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Now.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// The most since the peak was last reset.
     pub(super) peak: u64,
     /// Of what is resident now: mapped files.
-    pub(super) mapped: u64,
+    pub(crate) mapped: u64,
 }
 
 impl Memory {
     /// Of the process `pid`. `None` where the system does not tell.
-    pub(super) fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
     }
 

@@ -32,7 +32,7 @@ pub(crate) use self::alone::{Options as AloneOptions, run as run_alone};
 use self::cluster::{Cluster, Running};
 use self::join::join;
 use self::load::{Steady, Values};
-use self::memory::Memory;
+pub(crate) use self::memory::Memory;
 use self::report::{Leader, Measured, NewNode, Span};
 use crate::failure::{Failure, asked_to_stop};
 
