@@ -44,9 +44,16 @@ struct LineState {
     closed: bool,
     /// How often every connection was cut.
     cuts: u64,
+    /// How often somebody connected.
+    accepted: u64,
 }
 
 impl Line {
+    fn change(&self, change: impl FnOnce(&mut LineState)) {
+        change(&mut self.state.lock().unwrap());
+        self.bell.notify_waiters();
+    }
+
     fn state(&self) -> LineState {
         *self.state.lock().unwrap()
     }
@@ -75,6 +82,7 @@ impl Proxy {
         let line = self.line.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                line.change(|state| state.accepted += 1);
                 if !line.state().closed {
                     tokio::spawn(pass(client, node.clone(), line.clone()));
                 }
@@ -83,8 +91,7 @@ impl Proxy {
     }
 
     fn change(&self, change: impl FnOnce(&mut LineState)) {
-        change(&mut self.line.state.lock().unwrap());
-        self.line.bell.notify_waiters();
+        self.line.change(change);
     }
 
     fn mute(&self) {
@@ -352,6 +359,31 @@ async fn a_leader_that_stops_or_dies_is_left() {
     assert_eq!((ledger.len() as u64, ledger.last()), (count, Some(&command)));
     nodes.proxies[&leader].close(false);
     cut_off.shutdown().await;
+    nodes.stop().await;
+}
+
+/// Who waits for an election is not asleep when it is over: as long as a node answers, the others being
+/// down or not, the client asks again every moment.
+#[tokio::test]
+async fn a_client_that_waits_for_a_leader_asks_often() {
+    let mut nodes = Nodes::start(3, config(|_| {})).await;
+    let client = nodes.builder().build();
+    client.write(1).await.unwrap();
+    let survivor = nodes.follower().await;
+    for id in [1, 2, 3].into_iter().filter(|id| *id != survivor) {
+        nodes.proxies[&id].close(true);
+        nodes.nodes.remove(&id).unwrap().shutdown().await;
+    }
+    // One that went may have handed over to it.
+    let wait = nodes.nodes[&survivor].wait(PATIENCE);
+    wait.until("no leader", |metrics| metrics.leader.is_none()).await.unwrap();
+    let asked = nodes.proxies[&survivor].line.state().accepted;
+    let write = tokio::spawn(async move { client.write(2).await });
+    let line = nodes.proxies[&survivor].line.clone();
+    let often = line.until(|state| state.accepted >= asked + 6);
+    // With pauses of up to a second, and two other addresses in turn, it would take nine.
+    tokio::time::timeout(Duration::from_secs(4), often).await.unwrap();
+    write.abort();
     nodes.stop().await;
 }
 

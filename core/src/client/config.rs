@@ -27,7 +27,7 @@ pub struct ClientConfig {
     /// The shortest pause before another attempt. Default 20 ms; doubles with each failure, and each
     /// pause is shortened by up to half, so that many clients don't come back at once.
     pub backoff_min: Duration,
-    /// The longest. Default 1 s.
+    /// The longest. Default 1 s; an eighth of it while some node can be reached, which waits for an election.
     pub backoff_max: Duration,
     /// Bytes of the calls that are not answered yet; more are `Overloaded`. Default 16 MiB.
     pub max_in_flight_bytes: usize,

@@ -32,6 +32,10 @@ use crate::env::Env;
 /// What one turn takes from each queue at most.
 const TURN: usize = 4096;
 
+/// While some node can be reached, pauses are at most this part of the longest: an election takes about as
+/// long as that, and who waits for one is not to sleep through as long again.
+const ELECTION_SHARE: u32 = 8;
+
 /// The token of the status that is asked for on each new connection, to learn of the members.
 const LEARNING: u64 = 0;
 
@@ -65,7 +69,12 @@ pub(super) struct ClientTask {
     links: BTreeMap<u64, Link>,
     route: Route,
     addresses: Addresses,
+    /// Of its pauses when nobody can be reached.
     backoff: Backoff,
+    /// And while somebody can, who knows no leader.
+    election: Backoff,
+    /// Addresses in a row where nobody was reached.
+    unreached: usize,
     /// Whether a hint was followed without a pause since the last pause, or since a call was answered.
     redirected: bool,
     /// Nodes that have refused this client, one after the other.
@@ -134,6 +143,8 @@ impl ClientTask {
         let Origin { env, cluster, group, addresses, options, asked, in_flight_bytes } = origin;
         let (tell, heard) = mpsc::unbounded_channel();
         let (seed, backoff) = (options.seed, options.backoff(options.seed));
+        let longest = (options.backoff_max / ELECTION_SHARE).max(options.backoff_min);
+        let election = Backoff::new(options.backoff_min, longest, seed);
         Self {
             env,
             cluster: cluster.into(),
@@ -151,6 +162,8 @@ impl ClientTask {
             route: Route::Closed(Instant::ORIGIN),
             addresses: Addresses::new(addresses, seed),
             backoff,
+            election,
+            unreached: 0,
             redirected: false,
             refusals: 0,
             last_token: LEARNING,
@@ -285,7 +298,7 @@ impl ClientTask {
                 link.open = true;
                 let timeout = self.options.probe_interval;
                 drop(link.calls.send(Call { token: LEARNING, timeout, kind: CallKind::Status }));
-                self.refusals = 0;
+                (self.refusals, self.unreached) = (0, 0);
                 self.route = Route::Open(id);
             }
             Heard::Failed(error) => self.on_failed(now, id, &error),
@@ -302,6 +315,7 @@ impl ClientTask {
     fn on_failed(&mut self, now: Instant, id: u64, error: &ClientError) {
         tracing::debug!(%error, "no connection to a node");
         self.links.remove(&id);
+        self.unreached += 1;
         self.pause(now);
         let ClientError::Refused { .. } = error else {
             self.refusals = 0;
@@ -359,6 +373,7 @@ impl ClientTask {
         match verdict {
             Verdict::Done(outcome) => {
                 self.backoff.reset();
+                self.election.reset();
                 self.redirected = false;
                 self.finish(token, outcome);
             }
@@ -395,7 +410,9 @@ impl ClientTask {
 
     fn pause(&mut self, now: Instant) {
         self.redirected = false;
-        self.route = Route::Closed(now + self.backoff.pause());
+        let everywhere = self.unreached >= self.addresses.count();
+        let backoff = if everywhere { &mut self.backoff } else { &mut self.election };
+        self.route = Route::Closed(now + backoff.pause());
     }
 
     /// Lets go of a connection on which nothing is sent and nothing expected.
