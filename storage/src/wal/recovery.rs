@@ -13,7 +13,7 @@ use quorate_engine::{EntryBlock, GroupId, planted};
 
 use super::disk::Disk;
 use super::format::{GroupHeader, Record, SegmentHeader};
-use super::scan::{End, Scan, scan};
+use super::scan::{End, Scan, ZEROS, last_written, scan};
 use super::segment::{self, Files, Location, Segment, corrupt, failed};
 use crate::log::{LogOp, Recovered, StorageError};
 use crate::state::{LogState, Spans};
@@ -256,7 +256,8 @@ pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), Storage
             }
         }
         let rest = &tail.bytes[tail.scan.end as usize..];
-        let remains = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        // What is left of an earlier segment in the file may be as long as the file.
+        let remains = last_written(rest).map_or(0, |last| last + 1);
         for start in (0..remains).step_by(ZEROS.len()) {
             let zeros = &ZEROS[..ZEROS.len().min(remains - start)];
             tail.segment.file.write_at(zeros, tail.scan.end + start as u64)?;
@@ -265,9 +266,6 @@ pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), Storage
     })()
     .map_err(|e| failed(disk, "repairing the end of the log", &e))
 }
-
-/// What is left of an earlier segment in the file may be as long as the file.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 #[cfg(test)]
 mod tests {
