@@ -38,6 +38,7 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
         ("durable", "--vs"),
         ("snapshot", "--value-bytes"),
         ("tail", "--share"),
+        ("growth", "--max-entries"),
     ] {
         let start = section.find(&format!("### `bench {command}`")).expect(command);
         let part = &section[start + 1..];
