@@ -19,6 +19,9 @@ const PANEL: (u32, u32) = (460, 320);
 /// An axis whose values differ by so many times or more is drawn by their orders of magnitude.
 const MAGNITUDES: f64 = 10.0;
 
+/// So many points of a line can be told apart, and have a dot each.
+const FEW: usize = 20;
+
 /// Of the lines of a panel, in their order.
 const COLORS: [RGBColor; 4] = [BLUE, RED, RGBColor(150, 150, 150), RGBColor(0, 140, 80)];
 
@@ -62,7 +65,7 @@ impl Panel {
         let points = || self.lines.iter().flat_map(|(_, points)| points);
         let (x, y) = (span(points().map(|p| p.0)), span(points().map(|p| p.1)));
         let many = |of: &Range<f64>| of.start > 0.0 && of.end >= MAGNITUDES * of.start;
-        let (wide, high) = ((x.start * 0.8..x.end * 1.25), (y.start * 0.5..y.end * 2.0));
+        let (wide, high) = ((x.start * 0.8..x.end * 1.25), (y.start * 0.3..y.end * 2.0));
         // Heights on an even axis are told apart from nothing; what is wide begins where it begins.
         let margin = (x.end - x.start).max(1.0) / 20.0;
         let (even_x, even_y) = (x.start - margin..x.end + margin, 0.0..y.end * 1.2);
@@ -102,7 +105,9 @@ impl Panel {
             if points.is_empty() {
                 continue;
             }
-            let line = LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(3);
+            let dots = if points.len() > FEW { 0 } else { 3 };
+            let line =
+                LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(dots);
             chart.draw_series(line)?.label(name).legend(move |(x, y)| {
                 PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2))
             });
@@ -124,7 +129,12 @@ fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
 }
 
 fn label(value: f64) -> String {
-    if value.abs() < 100.0 { rounded(value).to_string() } else { grouped(value) }
+    match value.abs() {
+        size if size >= 1e9 => format!("{} G", rounded(value / 1e9)),
+        size if size >= 1e6 => format!("{} M", rounded(value / 1e6)),
+        size if size >= 100.0 => grouped(value),
+        _ => rounded(value).to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -141,8 +151,8 @@ mod tests {
 
     #[test]
     fn axes_go_by_magnitudes_where_values_differ_by_them() {
-        let wide = drawn(vec![("ours".into(), vec![(1.0, 3.0), (10_000.0, 9.0)])]);
-        for text in ["a title", "clients", "writes/s", "ours", "\n1\n", "\n10 000\n"] {
+        let wide = drawn(vec![("ours".into(), vec![(1.0, 3.0), (10_000.0, 9.0), (2e6, 5.0)])]);
+        for text in ["a title", "clients", "writes/s", "ours", "\n1\n", "\n10 000\n", "\n1 M\n"] {
             assert!(wide.contains(text), "{text:?} in {wide}");
         }
         let even = drawn(vec![("ours".into(), vec![(3.0, 3.0), (9.0, 9.0)])]);

@@ -57,6 +57,9 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
         let points = (0..=100).map(|share| (share.into(), percentile(times, share.into())));
         (name.to_owned(), points.collect())
     };
+    let bound = |name: &str, time: Duration| {
+        (name.to_owned(), vec![(0.0, millis(time)), (100.0, millis(time))])
+    };
     let panel = Panel {
         title: "the leader is killed".into(),
         x: "percent of kills",
@@ -64,13 +67,20 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
         lines: vec![
             line("until a write", &written),
             line("until a leader", &led),
-            line("longest election timeout", &[millis(most)]),
-            line("shortest", &[millis(least)]),
+            bound("longest election timeout", most),
+            bound("shortest", least),
         ],
     };
     let title = "Three processes, the leading one killed: milliseconds until another leads, and until a \
                  client's write is answered.";
-    Ok(Part { title: title.into(), unit: "ms", grows: "kills", rows, panels: vec![panel] })
+    Ok(Part {
+        title: title.into(),
+        measured: kills,
+        unit: "ms",
+        grows: "kills",
+        rows,
+        panels: vec![panel],
+    })
 }
 
 fn millis(time: Duration) -> f64 {

@@ -71,7 +71,14 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
     let panels = vec![panel("writes/s", speed), panel("memory, bytes", memory)];
     let title = "One process, synced log, no snapshots: writes to a log that is as long, beside one of \
                  10 000 entries.";
-    Ok(Part { title: title.into(), unit: "writes/s", grows: "entries", rows, panels })
+    Ok(Part {
+        title: title.into(),
+        measured: bench.options.rounds,
+        unit: "writes/s",
+        grows: "entries",
+        rows,
+        panels,
+    })
 }
 
 /// Each of the clients writes so often.

@@ -145,7 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     // Also when it failed: what follows on the terminal begins on a clean line.
     progress.finish_and_clear();
     let removed = parent.close();
-    let report = Report { rounds: options.rounds, parts: measured? };
+    let report = Report { parts: measured? };
     removed.map_err(|e| unusable(&e))?;
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")

@@ -9,8 +9,6 @@ use crate::report::{grouped, median, rounded};
 
 /// All that was measured in one run.
 pub(super) struct Report {
-    /// Measurements behind each median, but for the kills.
-    pub(super) rounds: u32,
     pub(super) parts: Vec<Part>,
 }
 
@@ -18,6 +16,8 @@ pub(super) struct Report {
 pub(super) struct Part {
     /// What it is about, in a line.
     pub(super) title: String,
+    /// Measurements behind each median.
+    pub(super) measured: u32,
     /// What the values are.
     pub(super) unit: &'static str,
     /// What grows from row to row, as in the JSON.
@@ -131,15 +131,15 @@ impl Report {
             if at > 0 {
                 writeln!(out)?;
             }
-            part.table(self.rounds, out)?;
+            part.table(out)?;
         }
         Ok(())
     }
 }
 
 impl Part {
-    fn table(&self, rounds: u32, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "{} Medians of {rounds}.\n", self.title)?;
+    fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{} Medians of {}.\n", self.title, self.measured)?;
         let mut head = format!(
             "{:<19} {:>11} {:>7} {:>5}  {:>14}  {:^27}  {:<20} {:>14} {:>6}",
             "load", self.grows, "clients", "nodes", self.unit, "min .. max", "beside", "", "ratio"
@@ -161,7 +161,7 @@ impl Part {
                 shown(most),
                 row.peer,
                 shown(row.peer_value()),
-                format!("{:.2}", row.ratio()),
+                shown(row.ratio()),
             );
             for (name, values) in &row.more {
                 line += &format!("  {:>1$}", shown(middle(values)), name.len());
@@ -203,9 +203,15 @@ mod tests {
         row.add("p50_us", 1.0);
         row.add("p50_us", 2.0);
         let title = "One node.".into();
-        let part =
-            Part { title, unit: "writes/s", grows: "entries", rows: vec![row], panels: vec![] };
-        Report { rounds: 2, parts: vec![part] }
+        let part = Part {
+            title,
+            measured: 2,
+            unit: "writes/s",
+            grows: "entries",
+            rows: vec![row],
+            panels: vec![],
+        };
+        Report { parts: vec![part] }
     }
 
     #[test]
@@ -225,7 +231,7 @@ mod tests {
         let mut table = Vec::new();
         report().tables(&mut table).unwrap();
         let table = String::from_utf8(table).unwrap();
-        for text in ["Medians of 2", "675", "450 .. 900", "0.90", "1.50", "memory_bytes"] {
+        for text in ["Medians of 2", "675", "450 .. 900", "0.900", "1.50", "memory_bytes"] {
             assert!(table.contains(text), "{text} in {table}");
         }
     }

@@ -53,7 +53,14 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
     };
     let title = "One process, killed and started again: seconds until it answers a read, with snapshots \
                  as by default, beside none.";
-    Ok(Part { title: title.into(), unit: "s", grows: "entries", rows, panels: vec![panel] })
+    Ok(Part {
+        title: title.into(),
+        measured: bench.options.rounds,
+        unit: "s",
+        grows: "entries",
+        rows,
+        panels: vec![panel],
+    })
 }
 
 /// Seconds from the start of the process until its log is recovered, and until it answers.

@@ -66,6 +66,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
                  writes and syncs of one file.";
     Ok(Part {
         title: title.into(),
+        measured: bench.options.rounds,
         unit: "bytes/s",
         grows: "value_bytes",
         rows,
