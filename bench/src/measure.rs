@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, asked_to_stop};
 use crate::phases::{self, Phase, middle};
 use crate::subject::{Client, Load, MIX, Subject};
 
@@ -51,11 +51,11 @@ pub(crate) struct Measured {
     pub(crate) processor_us: Option<f64>,
 }
 
-/// Runs measurements from the main thread, and ends them on Ctrl-C.
+/// Runs measurements from the main thread, and ends them on Ctrl-C and SIGTERM.
 pub(crate) struct Control {
     /// Sleeps and waits, no more: the work is done on the runtimes of each measurement.
     runtime: Runtime,
-    /// Completes on Ctrl-C. Kept between measurements, so that none is missed.
+    /// Completes on Ctrl-C and SIGTERM. Kept between measurements, so that none is missed.
     interrupt: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -70,12 +70,12 @@ fn panicked(what: &str, error: &JoinError) -> Failure {
 }
 
 impl Control {
-    /// From its first measurement on, Ctrl-C ends what is being measured, not the process.
+    /// From its first measurement on, such a signal ends what is being measured, not the process.
     pub(crate) fn new() -> Result<Self, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
         let interrupt = Box::pin(async {
-            if tokio::signal::ctrl_c().await.is_err() {
-                // No handler could be installed: then Ctrl-C ends the process, as by default.
+            if asked_to_stop().await.is_err() {
+                // No handler could be installed: then a signal ends the process, as by default.
                 std::future::pending::<()>().await;
             }
         });
