@@ -13,7 +13,7 @@ mod join;
 mod load;
 mod memory;
 mod report;
-mod size;
+pub(crate) mod size;
 
 use std::fs;
 use std::future::Future;

@@ -13,7 +13,7 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 /// Reads `2GiB`, `256MiB`, `60KiB`, `100MB` or `4096`.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size; write it like 2GiB, 256MiB, 60KiB or 4096");
     let (number, unit) = text.split_at(text.len() - text.trim_start_matches(digit).len());
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
@@ -29,7 +29,7 @@ fn digit(c: char) -> bool {
 }
 
 /// `bytes` in the largest binary unit of which there is at least one: `2.0 GiB`.
-pub(super) fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     match UNITS[..3].iter().find(|(_, factor)| bytes >= *factor) {
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
         None => format!("{bytes} B"),

@@ -1,9 +1,11 @@
 //! A cluster in one process, with logs on the disk, whose nodes can be held up one by one.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,15 +16,11 @@ use quorate::{
 };
 use quorate_storage::wal::{Wal, WalOptions, WalStorage};
 use quorate_storage::{Recovered, WriteBatch, WriteDone};
-use tempfile::TempDir;
 
 use crate::failure::Failure;
 
 /// How long anything may take that has to come.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the state machine holds: enough that a slow reader of it takes a while.
-const STATE_BYTES: usize = 32 << 20;
 
 /// How long a node's parts take for each batch, beyond what they need.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +44,8 @@ fn wait_of(micros: &AtomicU64) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(micros))
 }
 
-/// Does nothing with its commands, in the time that it is told to take. Its state is as large as a
-/// snapshot has to be to keep a slow reader busy.
+/// Does nothing with its commands, in the time that it is told to take. Its state is what snapshots are
+/// made of.
 pub(crate) struct Machine {
     state: Bytes,
     hindrance: Hindrance,
@@ -79,8 +77,9 @@ impl StateMachine for Machine {
 /// A log whose disk is slow: each write of it begins late, and takes everything that waited meanwhile.
 struct SlowLog {
     log: Arc<Mutex<WalStorage>>,
-    /// To the thread that writes.
-    batches: Sender<(WriteBatch, WriteDone)>,
+    /// To the thread that writes; `None` once it is to end.
+    batches: Option<Sender<(WriteBatch, WriteDone)>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl SlowLog {
@@ -88,8 +87,7 @@ impl SlowLog {
         let log = Arc::new(Mutex::new(log));
         let (batches, waiting) = mpsc::channel::<(WriteBatch, WriteDone)>();
         let to = log.clone();
-        // Ends when the node drops its storage.
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while let Ok(first) = waiting.recv() {
                 if let Some(wait) = wait_of(&hindrance.disk_us) {
                     std::thread::sleep(wait);
@@ -100,7 +98,16 @@ impl SlowLog {
                 }
             }
         });
-        Self { log, batches }
+        Self { log, batches: Some(batches), thread: Some(thread) }
+    }
+}
+
+impl Drop for SlowLog {
+    /// Whoever opens the log again finds it closed.
+    fn drop(&mut self) {
+        self.batches = None;
+        // Its panic was reported by the batches that it had.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
@@ -115,7 +122,7 @@ impl RaftStorage for SlowLog {
 
     fn submit(&mut self, batch: WriteBatch, done: WriteDone) {
         // The thread lives as long as this end of its queue.
-        drop(self.batches.send((batch, done)));
+        drop(self.batches.as_ref().map(|batches| batches.send((batch, done))));
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
@@ -129,11 +136,17 @@ impl RaftStorage for SlowLog {
 
 /// The nodes, the leader among them.
 pub(crate) struct Cluster {
-    network: InProcess,
+    world: World,
     nodes: BTreeMap<u64, (Raft<Machine>, Hindrance)>,
     leader: u64,
-    /// Removed with what is in it.
-    _directory: TempDir,
+}
+
+/// What a node is started in.
+struct World {
+    network: InProcess,
+    directory: PathBuf,
+    /// Of every machine: shared, as long as none has restored a snapshot.
+    state: Bytes,
 }
 
 fn failed(doing: &str, error: impl std::fmt::Display) -> Failure {
@@ -141,67 +154,99 @@ fn failed(doing: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(what, "run it again on a machine that does nothing else")
 }
 
+impl World {
+    /// Starts a node, on what it left in its directory.
+    async fn start(&self, id: u64) -> Result<(Raft<Machine>, Hindrance), Failure> {
+        let path = self.directory.join(id.to_string());
+        let wal = Wal::open(path, WalOptions::default()).map_err(|e| failed("open a log", e))?;
+        let hindrance = Hindrance::default();
+        let machine = Machine { state: self.state.clone(), hindrance: hindrance.clone() };
+        let mut config = Config::default();
+        // A busy machine deposes no leader.
+        config.election_timeout_min = Duration::from_secs(2);
+        config.election_timeout_max = Duration::from_secs(4);
+        // Built where they are the trouble, and between measurements: writes without trouble are to be
+        // without snapshots, too.
+        config.snapshot_entries = None;
+        config.snapshot_log_bytes = None;
+        let node = Raft::builder(id, machine)
+            .storage(SlowLog::new(wal.group(1), hindrance.clone()))
+            .network(Arc::new(self.network.clone()))
+            .config(config)
+            .start()
+            .await
+            .map_err(|e| failed("start", e))?;
+        self.network.join(id, node.host().inbound());
+        Ok((node, hindrance))
+    }
+}
+
 impl Cluster {
-    pub(crate) async fn start(size: u64) -> Result<Self, Failure> {
-        let directory = TempDir::with_prefix("quorate-tail-").map_err(|e| failed("begin", e))?;
-        let network = InProcess::new();
+    /// Of so many nodes, each with a state of so many bytes.
+    pub(crate) async fn start(
+        size: u64,
+        state_bytes: usize,
+        directory: &Path,
+    ) -> Result<Self, Failure> {
+        let state = vec![7; state_bytes].into();
+        let world = World { network: InProcess::new(), directory: directory.into(), state };
         let mut nodes = BTreeMap::new();
         for id in 1..=size {
-            let path = directory.path().join(id.to_string());
-            let wal =
-                Wal::open(path, WalOptions::default()).map_err(|e| failed("open a log", e))?;
-            let hindrance = Hindrance::default();
-            let machine =
-                Machine { state: vec![7; STATE_BYTES].into(), hindrance: hindrance.clone() };
-            let mut config = Config::default();
-            // A busy machine deposes no leader.
-            config.election_timeout_min = Duration::from_secs(2);
-            config.election_timeout_max = Duration::from_secs(4);
-            let node = Raft::builder(id, machine)
-                .storage(SlowLog::new(wal.group(1), hindrance.clone()))
-                .network(Arc::new(network.clone()))
-                .config(config)
-                .start()
-                .await
-                .map_err(|e| failed("start", e))?;
-            network.join(id, node.host().inbound());
-            nodes.insert(id, (node, hindrance));
+            nodes.insert(id, world.start(id).await?);
         }
         let members: Vec<_> = (1..=size).map(|id| (id, id.to_string())).collect();
         nodes[&1].0.initialize(members).await.map_err(|e| failed("begin", e))?;
         let leader = nodes[&1].0.wait(PATIENCE).leader().await;
         let leader = leader.map_err(|e| failed("elect a leader", e))?;
-        Ok(Self { network, nodes, leader, _directory: directory })
+        Ok(Self { world, nodes, leader })
     }
 
     pub(crate) fn leader(&self) -> &Raft<Machine> {
         &self.nodes[&self.leader].0
     }
 
-    /// A node that follows, and what holds it up.
+    /// A node that follows, and what holds it up; always the same.
     pub(crate) fn follower(&self) -> (&Raft<Machine>, &Hindrance) {
         let (_, (node, hindrance)) =
             self.nodes.iter().find(|(id, _)| **id != self.leader).expect("there are several");
         (node, hindrance)
     }
 
-    /// Nothing reaches this node any more, and nothing comes from it.
-    pub(crate) fn cut_off(&self, id: u64) {
-        self.network.isolate(id);
+    /// Nothing reaches the follower any more, and nothing comes from it.
+    pub(crate) fn cut_off_follower(&self) {
+        self.world.network.isolate(self.follower().0.id());
     }
 
-    /// Every link is back; returns when everybody has everything that is committed now, and the leader
-    /// is the same.
+    /// The process of the follower ends, as far as anybody can tell.
+    pub(crate) async fn stop_follower(&self) {
+        let (node, _) = self.follower();
+        self.world.network.leave(node.id());
+        node.shutdown().await;
+    }
+
+    /// ... and is started again.
+    pub(crate) async fn start_follower(&mut self) -> Result<(), Failure> {
+        let id = self.follower().0.id();
+        let started = self.world.start(id).await?;
+        self.nodes.insert(id, started);
+        Ok(())
+    }
+
+    /// Nothing is in anybody's way any more. Returns when everybody has everything that is committed
+    /// now and a log that begins there, and the leader is the same.
     pub(crate) async fn recover(&self) -> Result<(), Failure> {
-        self.network.heal();
+        self.world.network.heal();
         let committed = self.leader().metrics().committed;
-        for (node, _) in self.nodes.values() {
+        for (node, hindrance) in self.nodes.values() {
+            hindrance.slow_disk(Duration::ZERO);
+            hindrance.slow_machine(Duration::ZERO);
             let level = move |m: &Metrics| m.applied >= committed;
             let wait = node.wait(PATIENCE).until("a node that is level", level).await;
             let metrics = wait.map_err(|e| failed("catch up", e))?;
             if metrics.leader != Some(self.leader) {
                 return Err(failed("keep its leader", format!("{:?} leads", metrics.leader)));
             }
+            node.trigger().snapshot().await.map_err(|e| failed("build a snapshot", e))?;
         }
         Ok(())
     }

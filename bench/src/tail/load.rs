@@ -34,6 +34,15 @@ impl Answers {
         Self { latency_us, refused: 0 }
     }
 
+    #[cfg(test)]
+    pub(super) fn of(micros: &[u64]) -> Self {
+        let mut answers = Self::new();
+        for micros in micros {
+            answers.latency_us.saturating_record(*micros);
+        }
+        answers
+    }
+
     /// In microseconds.
     pub(crate) fn percentile(&self, percentile: f64) -> u64 {
         self.latency_us.value_at_quantile(percentile / 100.0)

@@ -1,25 +1,29 @@
 //! `bench tail`: what the slowest writes take while something is wrong with one member.
 //!
-//! Three nodes in one process, with logs on the disk. For each trouble, in turns and several times:
-//! writes at a steady rate below the peak, undisturbed; the same with the trouble; then it ends, and
-//! everybody catches up. The two are compared round by round, since a machine has slow minutes.
+//! Nodes in one process, with logs on the disk. For each trouble, in turns and several times: writes at a
+//! steady rate below the peak, undisturbed, and with the trouble; after each everybody catches up. The
+//! two are compared round by round, since a machine has slow minutes.
 
 mod cluster;
 mod load;
+mod report;
+mod trouble;
 
-use std::io::{Write as _, stdout};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use quorate::{Raft, ReadMode};
-use serde::Serialize;
-use tokio::task::JoinHandle;
+use indicatif::ProgressBar;
 
-use self::cluster::{Cluster, Machine};
-use self::load::{Answers, peak, steady};
+use self::cluster::Cluster;
+use self::load::peak;
+use self::report::{Pair, Report, Row};
+use self::trouble::{Load, Trouble};
 use crate::failure::{Failure, asked_to_stop};
-use crate::report::{median, progress};
+use crate::report::progress;
+use crate::rounds::seconds;
+use crate::snapshot::{directory, size, unusable};
 
 /// How long the peak is looked for.
 const PEAK: Duration = Duration::from_secs(2);
@@ -27,239 +31,127 @@ const PEAK: Duration = Duration::from_secs(2);
 /// Writers that look for it.
 const PEAK_WRITERS: usize = 256;
 
-/// Between a trouble and what is measured of it.
-const SETTLE: Duration = Duration::from_millis(300);
-
-/// What a slow disk and a slow state machine take more, for each batch.
-const SLOW: Duration = Duration::from_millis(50);
-
-/// A slow reader looks at one piece of a backup, or at the state, for so long.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// What to measure, and how the result is written.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Nodes of the cluster.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
-    nodes: u64,
+    /// Numbers of nodes, each a cluster of its own.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "3,5",
+        value_parser = clap::value_parser!(u64).range(3..=9)
+    )]
+    nodes: Vec<u64>,
 
     /// Writes per second; by default the share of the peak that --share says.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
 
     /// Percent of the peak, which is measured first.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=90))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=90))]
     share: u64,
 
     /// Measured seconds of each point.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    seconds: u64,
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    seconds: Duration,
 
     /// Times that each point is measured. The medians are reported.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 
     /// Bytes of each value.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+
+    /// The size of the state that snapshots are built of.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::parse)]
+    state_bytes: u64,
+
+    /// Where the data goes, in a directory that is removed at the end.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-/// What goes wrong, with one follower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Dead,
-    SlowDisk,
-    SlowMachine,
-    SlowReader,
-}
-
-impl Trouble {
-    const ALL: [Trouble; 4] =
-        [Trouble::Dead, Trouble::SlowDisk, Trouble::SlowMachine, Trouble::SlowReader];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Dead => "dead_follower",
-            Self::SlowDisk => "slow_disk",
-            Self::SlowMachine => "slow_machine",
-            Self::SlowReader => "slow_reader",
-        }
-    }
-
-    /// Begins it. Who reads is a task, to be ended.
-    fn begin(self, cluster: &Cluster) -> Option<JoinHandle<()>> {
-        let (follower, hindrance) = cluster.follower();
-        match self {
-            Self::Dead => cluster.cut_off(follower.id()),
-            Self::SlowDisk => hindrance.slow_disk(SLOW),
-            Self::SlowMachine => hindrance.slow_machine(SLOW),
-            Self::SlowReader => return Some(tokio::spawn(read_slowly(follower.clone()))),
-        }
-        None
-    }
-
-    async fn end(self, cluster: &Cluster, reader: Option<JoinHandle<()>>) -> Result<(), Failure> {
-        if let Some(reader) = reader {
-            reader.abort();
-        }
-        let (_, hindrance) = cluster.follower();
-        hindrance.slow_disk(Duration::ZERO);
-        hindrance.slow_machine(Duration::ZERO);
-        cluster.recover().await
-    }
-}
-
-/// Takes a backup piece by piece, with pauses, and keeps looking at the state for long.
-async fn read_slowly(node: Raft<Machine>) {
-    loop {
-        let Ok(mut backup) = node.backup().await else { return };
-        while let Some(Ok(_)) = backup.next().await {
-            // On the node's own time: nothing is applied there meanwhile.
-            let look = node.read_with(ReadMode::Stale, |_| std::thread::sleep(LOOK));
-            if look.await.is_err() {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-}
-
-/// One round of one trouble.
-struct Pair {
-    undisturbed: Answers,
-    disturbed: Answers,
-}
-
 /// Measures all of it and prints the report.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let no_runtime = |error: std::io::Error| {
+    let directory = directory(options.dir.as_deref())?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| {
         Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
-    };
-    let runtime = tokio::runtime::Runtime::new().map_err(no_runtime)?;
-    runtime.block_on(async {
+    })?;
+    let steps = options.rounds as usize * Trouble::ALL.len() * options.nodes.len();
+    let progress = progress(options.json, steps as u64);
+    let measured = runtime.block_on(async {
         tokio::select! { biased;
             Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            done = measure(options) => done,
+            measured = measure(options, directory.path(), &progress) => measured,
         }
-    })
-}
-
-async fn measure(options: &Options) -> Result<(), Failure> {
-    let steps = options.rounds * Trouble::ALL.len() as u64;
-    let progress = progress(options.json, steps);
-    let cluster = Cluster::start(options.nodes).await?;
-    let value = Bytes::from(vec![7; options.value_bytes]);
-    let length = Duration::from_secs(options.seconds);
-    progress.set_message("the peak");
-    let peak = peak(cluster.leader(), &value, PEAK_WRITERS, PEAK).await?;
-    let rate = options.rate.unwrap_or((peak * options.share / 100).max(1));
-    let mut rows: Vec<(Trouble, Vec<Pair>)> = Trouble::ALL.map(|t| (t, Vec::new())).into();
-    for _ in 0..options.rounds {
-        for (trouble, pairs) in &mut rows {
-            progress.set_message(trouble.as_str());
-            let undisturbed = steady(cluster.leader(), &value, rate, length).await?;
-            let reader = trouble.begin(&cluster);
-            tokio::time::sleep(SETTLE).await;
-            let disturbed = steady(cluster.leader(), &value, rate, length).await?;
-            trouble.end(&cluster, reader).await?;
-            pairs.push(Pair { undisturbed, disturbed });
-            progress.inc(1);
-        }
-    }
+    });
+    // Also when it failed: what follows on the terminal begins on a clean line.
     progress.finish_and_clear();
-    cluster.stop().await;
-    let rows: Vec<Row> = rows.iter().map(|(t, pairs)| Row::of(*t, pairs, options, rate)).collect();
-    print(&rows, peak, options).map_err(|error| {
+    // First whoever writes there.
+    drop(runtime);
+    let removed = directory.close();
+    let rows = measured?;
+    removed.map_err(|e| unusable(&e))?;
+    let Options { value_bytes, state_bytes, rounds, seconds, .. } = *options;
+    let report = Report { value_bytes, state_bytes, rounds, length: seconds, rows };
+    report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
     })
 }
 
-/// Medians over the rounds.
-#[derive(Serialize)]
-struct Row {
-    load: &'static str,
-    nodes: u64,
-    rate_s: u64,
-    /// p99 with the trouble, in microseconds.
-    value: u64,
-    p999_us: u64,
-    refused: u64,
-    peer: &'static str,
-    /// p99 without, in microseconds.
-    peer_value: u64,
-    peer_p999_us: u64,
-    /// The median of the rounds' value / peer_value.
-    ratio: f64,
-    /// The same of p99.9.
-    p999_ratio: f64,
+async fn measure(
+    options: &Options,
+    parent: &Path,
+    progress: &ProgressBar,
+) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for &nodes in &options.nodes {
+        let directory = directory(Some(parent))?;
+        let of_nodes = measure_cluster(options, nodes, directory.path(), progress).await?;
+        rows.extend(of_nodes);
+    }
+    Ok(rows)
 }
 
-impl Row {
-    fn of(trouble: Trouble, pairs: &[Pair], options: &Options, rate_s: u64) -> Self {
-        let of = |percentile: f64| {
-            let of_rounds = |of: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(of).collect());
-            let with = of_rounds(&|p| p.disturbed.percentile(percentile) as f64);
-            let without = of_rounds(&|p| p.undisturbed.percentile(percentile) as f64);
-            let ratio = |p: &Pair| {
-                let without = p.undisturbed.percentile(percentile).max(1);
-                p.disturbed.percentile(percentile) as f64 / without as f64
-            };
-            let ratio = (of_rounds(&ratio) * 1e3).round() / 1e3;
-            (with.round() as u64, without.round() as u64, ratio)
-        };
-        let ((value, peer_value, ratio), (p999_us, peer_p999_us, p999_ratio)) =
-            (of(99.0), of(99.9));
-        Self {
-            load: trouble.as_str(),
-            nodes: options.nodes,
-            rate_s,
-            value,
-            p999_us,
-            refused: pairs.iter().map(|p| p.undisturbed.refused + p.disturbed.refused).sum(),
-            peer: "undisturbed",
-            peer_value,
-            peer_p999_us,
-            ratio,
-            p999_ratio,
+/// All troubles of one cluster.
+async fn measure_cluster(
+    options: &Options,
+    nodes: u64,
+    directory: &Path,
+    progress: &ProgressBar,
+) -> Result<Vec<Row>, Failure> {
+    progress.set_message(format!("{nodes} nodes, the peak"));
+    let mut cluster = Cluster::start(nodes, options.state_bytes as usize, directory).await?;
+    let value = Bytes::from(vec![7; options.value_bytes]);
+    let peak = peak(cluster.leader(), &value, PEAK_WRITERS, PEAK).await?;
+    let rate = options.rate.unwrap_or((peak * options.share / 100).max(1));
+    let load = Load { value, rate, length: options.seconds };
+    cluster.recover().await?;
+    let mut troubles: Vec<(Trouble, Vec<Pair>)> = Trouble::ALL.map(|t| (t, Vec::new())).into();
+    for round in 0..options.rounds {
+        for (trouble, pairs) in &mut troubles {
+            progress.set_message(format!("{nodes} nodes, {}", trouble.as_str()));
+            // Who is first takes turns as well.
+            let (mut undisturbed, mut disturbed) = (None, None);
+            for turn in round..round + 2 {
+                if turn % 2 == 0 {
+                    undisturbed = Some(load.undisturbed(&cluster).await?);
+                } else {
+                    disturbed = Some(trouble.disturb(&mut cluster, &load).await?);
+                }
+                cluster.recover().await?;
+            }
+            pairs.extend(
+                undisturbed.zip(disturbed).map(|(u, d)| Pair { undisturbed: u, disturbed: d }),
+            );
+            progress.inc(1);
         }
     }
-}
-
-fn print(rows: &[Row], peak: u64, options: &Options) -> std::io::Result<()> {
-    let mut out = stdout().lock();
-    if options.json {
-        serde_json::to_writer(&mut out, &serde_json::json!({ "peak_s": peak, "rows": rows }))?;
-        return writeln!(out);
-    }
-    let Options { nodes, rounds, seconds, value_bytes, .. } = options;
-    writeln!(
-        out,
-        "{nodes} nodes in one process, logs on disk, values of {value_bytes} B, {} of {peak} writes/s.\n\
-         Medians of {rounds} x {seconds} s, in microseconds from when a write was due.\n",
-        rows[0].rate_s
-    )?;
-    writeln!(
-        out,
-        "{:<14} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}   {:>7}",
-        "trouble", "p99", "without", "ratio", "p99.9", "without", "ratio", "refused"
-    )?;
-    for row in rows {
-        writeln!(
-            out,
-            "{:<14} {:>9} {:>9} {:>6.2}   {:>9} {:>9} {:>6.2}   {:>7}",
-            row.load,
-            row.value,
-            row.peer_value,
-            row.ratio,
-            row.p999_us,
-            row.peer_p999_us,
-            row.p999_ratio,
-            row.refused
-        )?;
-    }
-    Ok(())
+    cluster.stop().await;
+    Ok(troubles.iter().map(|(t, pairs)| Row::of(*t, nodes, (peak, rate), pairs)).collect())
 }
