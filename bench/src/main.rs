@@ -10,11 +10,13 @@
 //! 130 interrupted.
 
 mod chart;
+mod child;
 mod durable;
 mod engine;
 mod failure;
 mod framework;
 mod growth;
+mod idle;
 mod measure;
 mod phases;
 mod processor;
@@ -56,10 +58,14 @@ enum What {
     Tail(tail::Options),
     /// What a write, a start and a dead leader cost as the cluster, the log and the values grow.
     Growth(growth::Options),
+    /// What a cluster with nothing to do takes of a core, and how often it wakes.
+    Idle(idle::Options),
     #[command(hide = true)]
     StoreAlone(snapshot::AloneOptions),
     #[command(hide = true)]
     DurableChild(durable::ChildOptions),
+    #[command(hide = true)]
+    IdleChild(idle::ChildOptions),
 }
 
 fn main() -> ExitCode {
@@ -71,8 +77,10 @@ fn main() -> ExitCode {
         What::Tail(options) => tail::run(&options),
         What::Growth(options) => growth::run(&options),
         What::Durable(options) => durable::run(&options),
+        What::Idle(options) => idle::run(&options),
         What::StoreAlone(options) => snapshot::run_alone(&options),
         What::DurableChild(options) => durable::run_child(&options),
+        What::IdleChild(options) => idle::run_child(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

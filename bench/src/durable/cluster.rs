@@ -10,10 +10,10 @@ use futures::stream;
 use quorate::{Client, RoleKind};
 use tokio::time::{sleep, timeout};
 
-use super::NODES;
-use super::child::Child;
 use super::load::{Key, Service, Writer};
 use super::server::{LEADS, LEVEL, Table};
+use super::{NODES, start_child};
+use crate::child::Child;
 use crate::failure::Failure;
 use crate::snapshot::Memory;
 
@@ -72,7 +72,7 @@ impl Node {
         if snapshots == Snapshots::Never {
             arguments.push("--no-snapshots".into());
         }
-        let mut child = Child::start(format!("node {id}"), arguments)?;
+        let mut child = start_child(format!("node {id}"), arguments)?;
         let address = child.line().await?;
         Ok(Self { id, data: data.into(), address, child })
     }

@@ -11,9 +11,9 @@ use etcd_client::{Client, KvClient};
 use kv::process::free_port;
 use tokio::time::{Instant, sleep};
 
-use super::NODES;
-use super::child::Child;
 use super::load::{Key, Service, Writer};
+use super::{NODES, start_child};
+use crate::child::Child;
 use crate::failure::Failure;
 
 /// Connections that the load is spread over, each an HTTP/2 channel to the leader: one, as ours.
@@ -76,7 +76,7 @@ impl Service for Etcd {
             let arguments = arguments.into_iter().flat_map(|(flag, value)| [flag.into(), value]);
             let keep = ["keep-etcd".into(), data.with_extension("log").into()];
             let keep = keep.into_iter().chain([program.clone().into(), "--".into()]);
-            Child::start(name, keep.chain(arguments))
+            start_child(name, keep.chain(arguments))
         };
         let members = (1..).zip(&urls).map(start).collect::<Result<Vec<_>, _>>()?;
         let endpoints: Vec<String> = urls.into_iter().map(|(_, client)| client).collect();

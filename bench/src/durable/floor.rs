@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::child::{Child, to_end, told};
-use super::{NODES, runtime};
+use super::{NODES, runtime, start_child};
+use crate::child::{Child, to_end, told};
 use crate::failure::Failure;
 use crate::phases::middle;
 
@@ -59,7 +59,7 @@ pub(super) async fn measure(directory: &Path, length: Duration) -> Result<Floor,
 async fn syncs(directory: &Path, length: Duration) -> Result<f64, Failure> {
     let start = |id: u64| {
         let file = directory.join(format!("sync-{id}")).into();
-        Child::start(format!("sync {id}"), ["sync".into(), file])
+        start_child(format!("sync {id}"), ["sync".into(), file])
     };
     let mut children = (1..=NODES).map(start).collect::<Result<Vec<_>, _>>()?;
     for child in &mut children {
@@ -108,7 +108,7 @@ pub(super) fn run_sync(path: &Path) -> Result<(), Failure> {
 }
 
 async fn round_trips(length: Duration) -> Result<f64, Failure> {
-    let mut child = Child::start("echo", ["echo".into()])?;
+    let mut child = start_child("echo", ["echo".into()])?;
     let address = child.line().await?;
     // On a task, as the service's connections are; the one at hand is polled by the main thread.
     let took = tokio::spawn(async move {

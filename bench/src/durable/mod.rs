@@ -8,7 +8,6 @@
 //! meanwhile: an idle etcd takes a few percent of a core, and on a small machine an idle anything takes
 //! from whoever is measured. What is compared is measured in turns all the same, round by round.
 
-pub(crate) mod child;
 pub(crate) mod cluster;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -30,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::cluster::{Cluster, Snapshots};
 use self::report::{Report, Row};
 use crate::chart;
+use crate::child::{self, Child};
 use crate::failure::{Failure, asked_to_stop};
 use crate::measure::Measured;
 use crate::report::progress;
@@ -121,6 +121,14 @@ enum Work {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// Starts one of them.
+pub(crate) fn start_child(
+    name: impl Into<String>,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Child, Failure> {
+    Child::start(name, "durable-child", arguments)
 }
 
 /// The work of a process that a measurement has started.

@@ -14,9 +14,9 @@ use quorate::{
 };
 use tokio::time::sleep;
 
-use super::child::told;
 use super::cluster::Snapshots;
 use super::runtime;
+use crate::child::told;
 use crate::failure::{Failure, asked_to_stop};
 
 /// Of each key.

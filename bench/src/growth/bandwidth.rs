@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::durable::child::{Child, to_end, told};
-use crate::durable::runtime;
+use crate::child::{to_end, told};
+use crate::durable::{runtime, start_child};
 use crate::failure::Failure;
 
 /// How long each is measured, in each round.
@@ -55,7 +55,7 @@ pub(super) async fn disk(directory: &Path) -> Result<f64, Failure> {
 
 /// Bytes per second that one process sends to another over one connection.
 pub(super) async fn loopback() -> Result<f64, Failure> {
-    let mut sink = Child::start("sink", ["sink".into()])?;
+    let mut sink = start_child("sink", ["sink".into()])?;
     let address = sink.line().await?;
     // On a task, as connections are; the future at hand is polled by the main thread.
     let sent = tokio::spawn(async move {

@@ -69,7 +69,8 @@ impl StateMachine for Machine {
     }
 
     async fn restore(&mut self, snapshot: Snapshot) -> Result<(), Broken> {
-        self.state = snapshot.into_bytes()?;
+        // Reading it takes long, and is not for a thread that others wait for.
+        self.state = tokio::task::spawn_blocking(|| snapshot.into_bytes()).await??;
         Ok(())
     }
 }
@@ -142,6 +143,7 @@ pub(crate) struct Cluster {
 }
 
 /// What a node is started in.
+#[derive(Clone)]
 struct World {
     network: InProcess,
     directory: PathBuf,
@@ -158,7 +160,10 @@ impl World {
     /// Starts a node, on what it left in its directory.
     async fn start(&self, id: u64) -> Result<(Raft<Machine>, Hindrance), Failure> {
         let path = self.directory.join(id.to_string());
-        let wal = Wal::open(path, WalOptions::default()).map_err(|e| failed("open a log", e))?;
+        // Where it holds nobody up, as a host does it.
+        let open = move || Wal::open(path, WalOptions::default());
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| failed("start", e))?;
+        let wal = opened.map_err(|e| failed("open a log", e))?;
         let hindrance = Hindrance::default();
         let machine = Machine { state: self.state.clone(), hindrance: hindrance.clone() };
         let mut config = Config::default();
@@ -224,11 +229,12 @@ impl Cluster {
         node.shutdown().await;
     }
 
-    /// ... and is started again.
+    /// ... and is started again, by a task of its own: it is none of the load's.
     pub(crate) async fn start_follower(&mut self) -> Result<(), Failure> {
         let id = self.follower().0.id();
-        let started = self.world.start(id).await?;
-        self.nodes.insert(id, started);
+        let world = self.world.clone();
+        let started = tokio::spawn(async move { world.start(id).await }).await;
+        self.nodes.insert(id, started.map_err(|e| failed("start", e))??);
         Ok(())
     }
 

@@ -40,15 +40,16 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `bench durable-child` with these arguments; `name` is for messages. On a runtime.
+    /// Starts `bench` with this command and these arguments; `name` is for messages. On a runtime.
     pub(crate) fn start(
         name: impl Into<String>,
+        command: &str,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, Failure> {
         let name = name.into();
         let start = || {
             let mut process = Command::new(env::current_exe()?)
-                .arg("durable-child")
+                .arg(command)
                 .args(arguments)
                 .process_group(0)
                 .stdin(Stdio::piped())
@@ -66,6 +67,11 @@ impl Child {
                 "raise the limit on processes",
             )
         })
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The next line that it prints.
