@@ -246,10 +246,10 @@ fn a_writer_whose_sync_failed_writes_no_more() {
     let store = group.snapshots();
     let mut writer = store.create(meta(1, 1)).unwrap();
     disk.fail_next_sync();
-    let piece = content(1, 1 << 20);
-    // Synced every 8 MiB, so that the last sync is not of gigabytes.
+    let piece = content(1, 256 << 10);
+    // Synced every MiB, so that no sync of the log waits for one of gigabytes.
     let failed_at = (1..=64).find(|_| writer.append(&piece).is_err());
-    assert_eq!(failed_at, Some(8));
+    assert_eq!(failed_at, Some(4));
     assert!(
         disk.image().keys().all(|name| !name.starts_with("snapshot")),
         "its room is given back"
