@@ -39,6 +39,7 @@ fn the_reference_has_what_help_shows_and_nothing_else() {
         ("snapshot", "--value-bytes"),
         ("tail", "--share"),
         ("growth", "--max-entries"),
+        ("idle", "--seconds"),
     ] {
         let start = section.find(&format!("### `bench {command}`")).expect(command);
         let part = &section[start + 1..];
