@@ -39,17 +39,17 @@ pub(super) struct Row {
     peak_s: u64,
     rate_s: u64,
     /// p99 with the trouble.
-    value: f64,
+    value: u64,
     peer: &'static str,
     /// p99 without.
-    peer_value: f64,
+    peer_value: u64,
     /// The median of the rounds' value / peer_value.
     ratio: f64,
     ratio_min: f64,
     ratio_max: f64,
     limit: f64,
-    p999_us: f64,
-    peer_p999_us: f64,
+    p999_us: u64,
+    peer_p999_us: u64,
     p999_ratio: f64,
     p999_ratio_min: f64,
     p999_ratio_max: f64,
@@ -96,15 +96,15 @@ impl Row {
             nodes,
             peak_s,
             rate_s,
-            value: p99.with,
+            value: p99.with.round() as u64,
             peer: "undisturbed",
-            peer_value: p99.without,
+            peer_value: p99.without.round() as u64,
             ratio: p99.ratio,
             ratio_min: p99.min,
             ratio_max: p99.max,
             limit: LIMIT,
-            p999_us: p999.with,
-            peer_p999_us: p999.without,
+            p999_us: p999.with.round() as u64,
+            peer_p999_us: p999.without.round() as u64,
             p999_ratio: p999.ratio,
             p999_ratio_min: p999.min,
             p999_ratio_max: p999.max,
@@ -158,13 +158,13 @@ impl Report {
                     out,
                     "{:<14} {:>9} {:>9} {:>6.2}  {:>5.2} .. {:<5.2}   {:>9} {:>9} {:>6.2}  {:>5.2} .. {:<5.2}   {:>7}",
                     row.load,
-                    grouped(row.value),
-                    grouped(row.peer_value),
+                    grouped(row.value as f64),
+                    grouped(row.peer_value as f64),
                     row.ratio,
                     row.ratio_min,
                     row.ratio_max,
-                    grouped(row.p999_us),
-                    grouped(row.peer_p999_us),
+                    grouped(row.p999_us as f64),
+                    grouped(row.peer_p999_us as f64),
                     row.p999_ratio,
                     row.p999_ratio_min,
                     row.p999_ratio_max,
@@ -189,6 +189,6 @@ mod tests {
         };
         let row = Row::of(Trouble::Dead, 3, (20, 10), &[pair(300, 100), pair(400, 200)]);
         assert_eq!((row.ratio, row.ratio_min, row.ratio_max), (2.5, 2.0, 3.0));
-        assert_eq!((row.value, row.peer_value), (350.0, 150.0));
+        assert_eq!((row.value, row.peer_value), (350, 150));
     }
 }
