@@ -96,11 +96,6 @@ impl Child {
         })
     }
 
-    /// Of the process.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Whether it has not ended.
     pub(crate) fn lives(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
