@@ -7,6 +7,7 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::failure::Failure;
 use crate::report::{grouped, rounded};
@@ -26,6 +27,11 @@ const FEW: usize = 20;
 const COLORS: [RGBColor; 4] = [BLUE, RED, RGBColor(150, 150, 150), RGBColor(0, 140, 80)];
 
 /// One of the pictures of a chart.
+pub(crate) trait Picture {
+    fn paint(&self, area: &Area) -> Result<(), Box<dyn Error>>;
+}
+
+/// Lines over something that grows.
 #[derive(Clone)]
 pub(crate) struct Panel {
     pub(crate) title: String,
@@ -39,27 +45,75 @@ pub(crate) struct Panel {
 /// Its name, and its points.
 pub(crate) type Line = (String, Vec<(f64, f64)>);
 
-/// Draws the panels into one file, two beside each other.
-pub(crate) fn draw(panels: &[Panel], file: &Path) -> Result<(), Failure> {
-    paint(panels, file).map_err(|error| {
+/// Bars beside names, from above to below.
+pub(crate) struct Bars {
+    pub(crate) title: String,
+    /// What is told from left to right.
+    pub(crate) x: &'static str,
+    /// Of the bars of each group, in their order.
+    pub(crate) legend: &'static [&'static str],
+    pub(crate) groups: Vec<Group>,
+}
+
+/// The bars of one name.
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) bars: Vec<Bar>,
+    /// What they are to be at most.
+    pub(crate) limit: Option<f64>,
+}
+
+/// Its length, and between what it was.
+pub(crate) type Bar = (f64, Option<Range<f64>>);
+
+/// Draws the pictures into one file, two beside each other.
+pub(crate) fn draw(pictures: &[impl Picture], file: &Path) -> Result<(), Failure> {
+    paint(pictures, file).map_err(|error| {
         Failure::new(format!("cannot draw {}: {error}", file.display()), "look at where it goes")
     })
 }
 
-fn paint(panels: &[Panel], file: &Path) -> Result<(), Box<dyn Error>> {
-    let columns = panels.len().clamp(1, 2);
-    let lines = panels.len().div_ceil(columns).max(1);
+fn paint(pictures: &[impl Picture], file: &Path) -> Result<(), Box<dyn Error>> {
+    let columns = pictures.len().clamp(1, 2);
+    let lines = pictures.len().div_ceil(columns).max(1);
     let size = (PANEL.0 * columns as u32, PANEL.1 * lines as u32);
     let root = SVGBackend::new(file, size).into_drawing_area();
     root.fill(&WHITE)?;
-    for (panel, area) in panels.iter().zip(root.split_evenly((lines, columns))) {
-        panel.paint(&area)?;
+    for (picture, area) in pictures.iter().zip(root.split_evenly((lines, columns))) {
+        picture.paint(&area)?;
     }
     root.present()?;
     Ok(())
 }
 
-impl Panel {
+/// What is around every picture.
+fn titled<'a, 'b>(
+    area: &'a Area<'b>,
+    title: &str,
+    left: u32,
+) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .caption(title, ("sans-serif", 18))
+        .margin(10)
+        .x_label_area_size(36)
+        .y_label_area_size(left);
+    builder
+}
+
+/// Says what is what.
+fn explain<'a, 'b: 'a, X: Ranged, Y: Ranged>(
+    chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>,
+) -> Result<(), Box<dyn Error>> {
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    Ok(())
+}
+
+impl Picture for Panel {
     /// Chooses the axes.
     fn paint(&self, area: &Area) -> Result<(), Box<dyn Error>> {
         let points = || self.lines.iter().flat_map(|(_, points)| points);
@@ -76,7 +130,9 @@ impl Panel {
             (false, false) => self.paint_on(area, even_x, even_y),
         }
     }
+}
 
+impl Panel {
     fn paint_on<X, Y>(&self, area: &Area, x: X, y: Y) -> Result<(), Box<dyn Error>>
     where
         X: AsRangedCoord<Value = f64>,
@@ -86,12 +142,7 @@ impl Panel {
         X::CoordDescType: Ranged<ValueType = f64>,
         Y::CoordDescType: Ranged<ValueType = f64>,
     {
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, ("sans-serif", 18))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x, y)?;
+        let mut chart = titled(area, &self.title, 72).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -112,12 +163,71 @@ impl Panel {
                 PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2))
             });
         }
+        explain(&mut chart)
+    }
+}
+
+impl Picture for Bars {
+    fn paint(&self, area: &Area) -> Result<(), Box<dyn Error>> {
+        let ends = |group: &Group| -> Vec<f64> {
+            let of_bar = |(length, spread): &Bar| spread.as_ref().map_or(*length, |s| s.end);
+            group.bars.iter().map(of_bar).chain(group.limit).collect()
+        };
+        // To the right of the longest bar is room for the legend.
+        let wide = span(self.groups.iter().flat_map(ends)).end * 1.4;
+        // The first is at the top. Each has one unit of height around its place.
+        let last = self.groups.len() as f64 - 1.0;
+        let places: Vec<f64> = (0..self.groups.len()).map(|at| last - at as f64).collect();
+        let high = -0.5..last.max(0.0) + 0.5;
+        let mut chart = titled(area, &self.title, 100).build_cartesian_2d(0.0..wide, high)?;
         chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .disable_y_mesh()
+            .x_desc(self.x)
+            .x_label_formatter(&|x| label(*x))
+            .y_labels(0)
             .draw()?;
-        Ok(())
+        let right = Pos::new(HPos::Right, VPos::Center);
+        let style = TextStyle::from(("sans-serif", 12)).pos(right);
+        chart.draw_series(self.groups.iter().zip(&places).map(|(group, place)| {
+            EmptyElement::at((0.0, *place)) + Text::new(group.name.clone(), (-8, 0), style.clone())
+        }))?;
+        let thick = 0.8 / self.legend.len() as f64;
+        for (at, name) in self.legend.iter().enumerate() {
+            let color = COLORS[at % COLORS.len()];
+            let bars = self.groups.iter().zip(&places).filter_map(|(group, place)| {
+                let top = place + 0.4 - thick * at as f64;
+                Some((group.bars.get(at)?, top))
+            });
+            let solid = bars.clone().map(|((length, _), top)| {
+                Rectangle::new([(0.0, top), (*length, top - thick)], color.mix(0.7).filled())
+            });
+            chart.draw_series(solid)?.label(*name).legend(move |(x, y)| {
+                Rectangle::new([(x, y - 5), (x + 16, y + 5)], color.mix(0.7).filled())
+            });
+            let spreads = bars.filter_map(|((_, spread), top)| {
+                let (Range { start, end }, middle) = (spread.clone()?, top - thick / 2.0);
+                Some(PathElement::new([(start, middle), (end, middle)], BLACK))
+            });
+            chart.draw_series(spreads)?;
+        }
+        let limits: Vec<PathElement<(f64, f64)>> = self
+            .groups
+            .iter()
+            .zip(&places)
+            .filter_map(|(group, place)| {
+                let limit = group.limit?;
+                let ends = [(limit, place - 0.5), (limit, place + 0.5)];
+                Some(PathElement::new(ends, BLACK.stroke_width(2)))
+            })
+            .collect();
+        if !limits.is_empty() {
+            chart.draw_series(limits)?.label("limit").legend(|(x, y)| {
+                PathElement::new([(x + 8, y - 6), (x + 8, y + 6)], BLACK.stroke_width(2))
+            });
+        }
+        explain(&mut chart)
     }
 }
 
@@ -167,7 +277,7 @@ mod tests {
 
     #[test]
     fn where_nothing_can_be_written_it_says_so() {
-        let failure = draw(&[], Path::new("/nowhere/at/all.svg")).unwrap_err();
+        let failure = draw(&[] as &[Panel], Path::new("/nowhere/at/all.svg")).unwrap_err();
         assert!(failure.to_string().starts_with("cannot draw /nowhere/at/all.svg: "), "{failure}");
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use self::report::{Measured, Pair, Report, Row};
 use self::usage::Usage;
+use crate::chart;
 use crate::child::Child;
 use crate::durable::runtime;
 use crate::failure::{Failure, asked_to_stop};
@@ -55,6 +56,10 @@ pub(crate) struct Options {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+
+    /// Draw a chart into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// One of the processes that are measured. Nobody types it.
@@ -99,7 +104,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let report = Report { rounds: options.rounds, length: options.seconds, rows };
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })
+    })?;
+    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
 }
 
 async fn measure(

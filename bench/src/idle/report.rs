@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::chart::{Bars, Group};
 use crate::report::{median, rounded};
 
 /// What three idle nodes may take of a core, in percent.
 const LIMIT_PERCENT: f64 = 0.5;
+
+/// What the rows are about.
+const CPU: &str = "idle_cpu_percent";
+const WAKEUPS: &str = "idle_wakeups_s";
 
 /// All measurements of one run.
 pub(super) struct Report {
@@ -87,8 +92,8 @@ impl Row {
     pub(super) fn both(nodes: u64, pairs: &[Pair]) -> [Self; 2] {
         let limit = (nodes == 3).then_some(LIMIT_PERCENT);
         [
-            Self::of(("idle_cpu_percent", limit), nodes, pairs, |m| m.percent),
-            Self::of(("idle_wakeups_s", None), nodes, pairs, |m| m.wakeups),
+            Self::of((CPU, limit), nodes, pairs, |m| m.percent),
+            Self::of((WAKEUPS, None), nodes, pairs, |m| m.wakeups),
         ]
     }
 }
@@ -104,6 +109,33 @@ impl Report {
             self.table(&mut out)?;
         }
         out.flush()
+    }
+
+    /// What the nodes take, and how often they are woken, over how many there are.
+    pub(super) fn panels(&self) -> [Bars; 2] {
+        let groups = |load, bars: fn(&Row) -> Vec<f64>| -> Vec<Group> {
+            let rows = self.rows.iter().filter(|row| row.load == load);
+            let group = |row: &Row| Group {
+                name: format!("{} nodes", row.nodes),
+                bars: bars(row).into_iter().map(|value| (value, None)).collect(),
+                limit: row.limit,
+            };
+            rows.map(group).collect()
+        };
+        [
+            Bars {
+                title: "idle nodes, processor time".into(),
+                x: "percent of a core",
+                legend: &["quorate", "floor"],
+                groups: groups(CPU, |row| vec![row.value, row.peer_value]),
+            },
+            Bars {
+                title: "idle nodes, wake-ups".into(),
+                x: "a second",
+                legend: &["quorate", "floor", "messages"],
+                groups: groups(WAKEUPS, |row| vec![row.value, row.peer_value, row.messages_s]),
+            },
+        ]
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {

@@ -20,6 +20,7 @@ use self::cluster::Cluster;
 use self::load::peak;
 use self::report::{Pair, Report, Row};
 use self::trouble::{Load, Trouble};
+use crate::chart;
 use crate::failure::{Failure, asked_to_stop};
 use crate::report::progress;
 use crate::rounds::seconds;
@@ -74,6 +75,10 @@ pub(crate) struct Options {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+
+    /// Draw a chart into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// Measures all of it and prints the report.
@@ -101,7 +106,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let report = Report { value_bytes, state_bytes, rounds, length: seconds, rows };
     report.print(options.json).map_err(|error| {
         Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })
+    })?;
+    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
 }
 
 async fn measure(

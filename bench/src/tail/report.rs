@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::load::Answers;
 use super::trouble::Trouble;
+use crate::chart::{Bars, Group};
 use crate::report::{grouped, median, rounded};
 
 /// A trouble may cost the slowest writes so many times what they take without.
@@ -124,6 +125,25 @@ impl Report {
             self.table(&mut out)?;
         }
         out.flush()
+    }
+
+    /// A picture for each number of nodes: what each trouble costs.
+    pub(super) fn panels(&self) -> Vec<Bars> {
+        let group = |row: &Row| Group {
+            name: row.load.to_owned(),
+            bars: vec![
+                (row.ratio, Some(row.ratio_min..row.ratio_max)),
+                (row.p999_ratio, Some(row.p999_ratio_min..row.p999_ratio_max)),
+            ],
+            limit: Some(row.limit),
+        };
+        let panel = |rows: &[Row]| Bars {
+            title: format!("{} nodes, {} writes/s", rows[0].nodes, grouped(rows[0].rate_s as f64)),
+            x: "times as long as without the trouble",
+            legend: &["p99", "p99.9"],
+            groups: rows.iter().map(group).collect(),
+        };
+        self.rows.chunk_by(|a, b| a.nodes == b.nodes).map(panel).collect()
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
