@@ -252,10 +252,17 @@ mod tests {
     use super::*;
 
     fn drawn(lines: Vec<Line>) -> String {
-        let panel = Panel { title: "a title".into(), x: "clients", y: "writes/s".into(), lines };
+        svg(Panel { title: "a title".into(), x: "clients", y: "writes/s".into(), lines })
+    }
+
+    fn bars(groups: Vec<Group>) -> String {
+        svg(Bars { title: "a title".into(), x: "times", legend: &["p99", "p99.9"], groups })
+    }
+
+    fn svg(picture: impl Picture) -> String {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("chart.svg");
-        draw(&[panel], &file).unwrap();
+        draw(&[picture], &file).unwrap();
         std::fs::read_to_string(file).unwrap()
     }
 
@@ -273,6 +280,21 @@ mod tests {
     fn a_chart_of_nothing_or_of_a_single_point_can_be_drawn() {
         drawn(Vec::new());
         drawn(vec![("one".into(), vec![(1.0, 0.0)]), ("none".into(), Vec::new())]);
+    }
+
+    #[test]
+    fn bars_have_names_and_a_legend_that_tells_of_a_limit_where_there_is_one() {
+        let group = |limit| Group {
+            name: "a trouble".into(),
+            bars: vec![(1.5, Some(1.0..3.0)), (2.5, None)],
+            limit,
+        };
+        let limited = bars(vec![group(Some(2.0)), group(None)]);
+        for text in ["a title", "times", "p99.9", "a trouble", "limit"] {
+            assert!(limited.contains(&format!("\n{text}\n")), "{text:?} in {limited}");
+        }
+        assert!(!bars(vec![group(None)]).contains("limit"));
+        bars(Vec::new());
     }
 
     #[test]

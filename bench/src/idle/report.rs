@@ -198,4 +198,15 @@ mod tests {
         assert_eq!((wakeups.value_per_message, wakeups.limit), (2.0, None));
         assert_eq!(Row::both(5, &pairs)[0].limit, None);
     }
+
+    #[test]
+    fn processor_time_and_wakeups_have_a_picture_each() {
+        let at = |wakeups| Measured { percent: 0.4, wakeups, messages: 40.0 };
+        let pairs = [Pair { nodes: at(80.0), floor: at(50.0) }];
+        let rows = [3, 5].iter().flat_map(|nodes| Row::both(*nodes, &pairs)).collect();
+        let [cpu, wakeups] = Report { rounds: 1, length: Duration::from_secs(1), rows }.panels();
+        assert_eq!(cpu.groups.iter().map(|g| g.limit).collect::<Vec<_>>(), [Some(0.5), None]);
+        assert_eq!(wakeups.groups[1].name, "5 nodes");
+        assert_eq!(wakeups.groups[1].bars, [(80.0, None), (50.0, None), (40.0, None)]);
+    }
 }

@@ -211,4 +211,19 @@ mod tests {
         assert_eq!((row.ratio, row.ratio_min, row.ratio_max), (2.5, 2.0, 3.0));
         assert_eq!((row.value, row.peer_value), (350, 150));
     }
+
+    #[test]
+    fn each_number_of_nodes_has_a_picture() {
+        let pair = Pair { undisturbed: Answers::of(&[100]), disturbed: Answers::of(&[300]) };
+        let pairs = [pair];
+        let row = |trouble, nodes| Row::of(trouble, nodes, (20, 10), &pairs);
+        let rows = vec![row(Trouble::Nothing, 3), row(Trouble::Dead, 3), row(Trouble::Dead, 5)];
+        let length = Duration::from_secs(1);
+        let report = Report { value_bytes: 1, state_bytes: 1, rounds: 1, length, rows };
+        let panels = report.panels();
+        assert_eq!(panels.iter().map(|p| p.groups.len()).collect::<Vec<_>>(), [2, 1]);
+        let dead = &panels[1].groups[0];
+        assert_eq!((dead.name.as_str(), dead.limit), ("dead_follower", Some(LIMIT)));
+        assert_eq!(dead.bars[0], (3.0, Some(3.0..3.0)));
+    }
 }
