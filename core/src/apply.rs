@@ -71,14 +71,15 @@ impl ApplyInbox {
         self.orders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Everything through `index` may be applied.
+    /// Everything through `index` may be applied, when there is time.
     pub(crate) fn aim(&self, through: Index) {
         let mut orders = self.lock();
-        if through > orders.through {
-            orders.through = through;
-            drop(orders);
-            self.bell.notify_one();
-        }
+        orders.through = orders.through.max(through);
+    }
+
+    /// It is time.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
     }
 
     /// Restore the snapshot that ends with `last`, before anything else is applied. A newer one
@@ -451,11 +452,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         verdicts: Verdicts,
         blocks: &[EntryBlock],
     ) {
-        let mut answers = Answers {
-            local: Vec::with_capacity(ids.len()),
-            clients: Vec::new(),
-            remote: BTreeMap::new(),
-        };
+        let mut answers: Answers<S>;
         let mut overwritten = Vec::new();
         {
             let mut pending = self.pending.lock();
@@ -463,6 +460,11 @@ impl<S: StateMachine> ApplyWorker<S> {
                 // Nobody waits here: at a follower always, or nearly.
                 return;
             }
+            answers = Answers {
+                local: Vec::with_capacity(ids.len()),
+                clients: Vec::new(),
+                remote: BTreeMap::new(),
+            };
             let mut ids = ids.into_iter().peekable();
             let mut responses = responses.into_iter();
             let mut verdicts = verdicts.into_iter().peekable();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_engine::{
-    Decline, Engine, EntryBlock, Input, Instant, LogId, Membership, NodeId, Notice, Output,
+    Decline, Engine, EntryBlock, Index, Input, Instant, LogId, Membership, NodeId, Notice, Output,
     Outputs, RoleKind, Term, planted,
 };
 use quorate_network::{Envelope, Message, Peer};
@@ -46,6 +46,9 @@ const SWEEP: Duration = Duration::from_millis(50);
 
 /// What a turn takes from each queue at most, so that neither starves the other.
 const TURN: usize = 4096;
+
+/// Committed entries that a follower applies together, under load.
+const STRIDE: u64 = 64;
 
 /// One group on one node.
 pub(crate) struct Node {
@@ -82,6 +85,8 @@ pub(crate) struct Books {
     pub(crate) parked: Vec<Write>,
     /// Writes of the batch that is being proposed.
     pub(crate) proposing: Vec<Origin>,
+    /// Bytes of requests that were taken from the queue, and are still counted there.
+    pub(crate) released: usize,
     /// Callers of each read that the engine has, and since when.
     pub(crate) reads: BTreeMap<u64, (Instant, Vec<Token>)>,
     /// Clients of each read index that the engine was asked for; of the same numbers.
@@ -116,6 +121,7 @@ impl Books {
             forwarding: Forwarding::new(boot, born_in),
             parked: Vec::new(),
             proposing: Vec::new(),
+            released: 0,
             reads: BTreeMap::new(),
             index_reads: BTreeMap::new(),
             next_read: 0,
@@ -140,6 +146,7 @@ impl Node {
         let env = self.wires.env.clone();
         let mut controls = Vec::new();
         let mut requests = Vec::new();
+        let mut loaded = false;
         let mut timer = env.sleep(Duration::MAX);
         let mut armed: Option<Instant> = None;
         if let Some((id, membership)) = self.engine.log().configurations().last() {
@@ -169,6 +176,13 @@ impl Node {
                 }
                 () = &mut timer, if armed.is_some() => armed = None,
             }
+            let asked = !requests.is_empty();
+            if asked && loaded {
+                // Under load the others go first, so that what is asked for meanwhile is one batch:
+                // streams, the apply worker, other nodes of the process.
+                tokio::task::yield_now().await;
+            }
+            loaded = asked;
             self.take_controls(&mut controls);
             while requests.len() < TURN {
                 let Ok(request) = self.requests.try_recv() else { break };
@@ -228,6 +242,7 @@ impl Node {
         let _in_span = self.span().entered();
         self.submit(now);
         self.note_progress(now);
+        self.give_room();
         self.application.fail_writes(&mut self.books.failures);
         self.tail_trim();
         if self.engine.role() == RoleKind::Leader {
@@ -386,6 +401,7 @@ impl Node {
                 if let Some((term, commit)) = heard {
                     if (self.engine.term(), self.engine.leader()) == (term, Some(from)) {
                         self.board.heard(now, commit);
+                        self.apply_the_rest();
                     }
                 }
             }
@@ -521,7 +537,7 @@ impl Node {
             Output::SnapshotAnswered { from, have } => self.on_snapshot_answered(from, have),
             Output::StoreSnapshot { from, chunk } => self.on_store_snapshot(from, *chunk),
             Output::Restore { last } => self.apply.restore(last),
-            Output::Apply { through } => self.apply.aim(through),
+            Output::Apply { through } => self.aim_apply(through),
             Output::Proposed { first, count } => {
                 self.note_proposed(now, first.index + u64::from(count) - 1, count);
                 self.pending.extend(self.books.proposing.drain(..));
@@ -558,6 +574,7 @@ impl Node {
                 tracing::info!(%role, ?leader, "role");
                 self.note_change(role, term, leader);
                 if role == RoleKind::Leader {
+                    self.apply_the_rest();
                     self.pending.begin_term();
                     self.books.log_clock.begin(now, self.board.log_time_ms());
                 }
@@ -598,6 +615,23 @@ impl Node {
                 self.board.event(&Event::Refilled { id: peer });
             }
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
+        }
+    }
+
+    /// A follower applies in strides: nobody waits for it, and waking the worker for each entry costs
+    /// as much as all else that a follower does. A heartbeat has it apply whatever there is.
+    fn aim_apply(&self, through: Index) {
+        self.apply.aim(through);
+        let awaited = self.engine.role() == RoleKind::Leader || !self.pending.is_empty();
+        if awaited || through - self.board.applied() >= STRIDE {
+            self.apply.ring();
+        }
+    }
+
+    /// Whatever is committed is applied now.
+    fn apply_the_rest(&self) {
+        if self.board.applied() < self.engine.log().committed() {
+            self.apply.ring();
         }
     }
 
@@ -763,6 +797,7 @@ impl Node {
         for write in std::mem::take(&mut self.books.parked) {
             self.reject(write, WriteError::Stopped);
         }
+        self.give_room();
         self.application.fail_writes(&mut self.books.failures);
         for (_, reply) in self.books.initializing.drain(..) {
             drop(reply.send(Err(InitializeError::Stopped)));

@@ -64,6 +64,7 @@ impl Node {
             let deadline = now + self.config.read_timeout;
             self.step(now, Input::Read { token, deadline, mode });
         }
+        self.give_room();
     }
 
     /// Puts writes where they belong now: into the log, to the leader, or aside.
@@ -205,8 +206,17 @@ impl Node {
         }
     }
 
-    pub(crate) fn release(&self, cost: usize) {
-        self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+    fn release(&mut self, cost: usize) {
+        self.books.released += cost;
+    }
+
+    /// Gives the room of what was taken from the queue to others. Once for all of it: callers on other
+    /// threads count in the same place.
+    pub(crate) fn give_room(&mut self) {
+        let released = std::mem::take(&mut self.books.released);
+        if released > 0 {
+            self.queued_bytes.fetch_sub(released, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn on_forward(&mut self, now: Instant, from: NodeId, m: Forward) {
@@ -271,8 +281,9 @@ impl Node {
         for ForwardAnswer { token, outcome } in m.answers {
             let Some(write) = self.books.forwarding.answered(from, token) else { continue };
             let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
-            let complete = |completed| {
+            let mut complete = |completed| {
                 self.release(write.cost);
+                self.give_room();
                 self.application.complete_forwarded(caller, completed);
             };
             let error = match outcome {

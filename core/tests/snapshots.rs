@@ -623,7 +623,7 @@ async fn a_new_cluster_begins_with_a_backup() {
         assert!(hello.cluster != 0 && hello.cluster != old_cluster, "a cluster of its own");
     }
     nodes[2].0.write(30).await.unwrap();
-    assert!(nodes[2].0.metrics().applied > last);
+    nodes[2].0.wait(PATIENCE).until("applied", move |m| m.applied > last).await.unwrap();
     // The same command once more goes on with what is there.
     network.inner.leave(1);
     nodes[0].0.shutdown().await;
