@@ -18,8 +18,8 @@ use futures::FutureExt;
 use quorate_engine::{EntryBlock, EntryKind, Index, Instant, LogId, Membership, NodeId, planted};
 use quorate_network::{ForwardAnswer, ForwardOutcome};
 use quorate_storage::{
-    ApplyMark, Codec, Committed, Failure, LogReadError, LogReader, Snapshot, SnapshotStore,
-    StateMachine, snapshot,
+    ApplyMark, Codec, Committed, Failure, LogReader, Snapshot, SnapshotStore, StateMachine,
+    snapshot,
 };
 use tokio::sync::Notify;
 
@@ -46,6 +46,9 @@ pub(crate) struct ApplyInbox {
 #[derive(Debug, Default)]
 struct Orders {
     through: Index,
+    /// The log begins anew: what was to be applied may be gone from it, and the order to restore
+    /// follows when that is durable.
+    resetting: bool,
     /// Begin anew with the snapshot that ends here.
     restore: Option<LogId>,
     /// A view of the state is wanted.
@@ -71,10 +74,11 @@ impl ApplyInbox {
         self.orders.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Everything through `index` may be applied, when there is time.
-    pub(crate) fn aim(&self, through: Index) {
+    /// Everything through `index` may be applied, when there is time. Returns whether readers wait.
+    pub(crate) fn aim(&self, through: Index) -> bool {
         let mut orders = self.lock();
         orders.through = orders.through.max(through);
+        !orders.reads.is_empty()
     }
 
     /// It is time.
@@ -82,10 +86,22 @@ impl ApplyInbox {
         self.bell.notify_one();
     }
 
+    /// An order to restore follows. Told before the log and the tail lose what they held.
+    pub(crate) fn expect_restore(&self) {
+        self.lock().resetting = true;
+    }
+
+    fn awaits_restore(&self) -> bool {
+        let orders = self.lock();
+        (orders.resetting || orders.restore.is_some()) && !planted::on("restore-not-expected")
+    }
+
     /// Restore the snapshot that ends with `last`, before anything else is applied. A newer one
     /// replaces the last.
     pub(crate) fn restore(&self, last: LogId) {
-        self.lock().restore = Some(last);
+        let mut orders = self.lock();
+        (orders.resetting, orders.restore) = (false, Some(last));
+        drop(orders);
         self.bell.notify_one();
     }
 
@@ -222,7 +238,10 @@ impl<S: StateMachine> ApplyWorker<S> {
                 self.control.send(Control::Marked(last));
             }
             if self.applied.index < through {
-                let blocks = self.fetch(self.up_to_digest(through)).await?;
+                let Some(blocks) = self.fetch(self.up_to_digest(through)).await? else {
+                    self.inbox.bell.notified().await;
+                    continue;
+                };
                 self.apply(blocks).await?;
                 self.digest_when_due().await?;
                 if self.applied.index < through {
@@ -298,6 +317,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         }
         self.counters.snapshots_restored.increment();
         self.applied = last;
+        self.board.show_applied(last.index);
         self.configuration = Some(configuration);
         self.leave_unknown(last.index);
         self.board.set_applied(last.index);
@@ -316,16 +336,19 @@ impl<S: StateMachine> ApplyWorker<S> {
         self.send(unknown);
     }
 
-    async fn fetch(&mut self, through: Index) -> Result<Vec<EntryBlock>, Cause> {
-        match self.tail.read(self.applied, through, self.batch_bytes) {
-            Found::Blocks(blocks) => Ok(blocks),
+    /// `None` if a snapshot of the leader takes the place of the entries.
+    async fn fetch(&mut self, through: Index) -> Result<Option<Vec<EntryBlock>>, Cause> {
+        let missing = match self.tail.read(self.applied, through, self.batch_bytes) {
+            Found::Blocks(blocks) => return Ok(Some(blocks)),
             Found::Older { through } => {
-                self.log.read(self.applied, through, self.batch_bytes).await.map_err(
-                    |error: LogReadError| format!("committed entries can't be read: {error}"),
-                )
+                match self.log.read(self.applied, through, self.batch_bytes).await {
+                    Ok(blocks) => return Ok(Some(blocks)),
+                    Err(error) => format!("committed entries can't be read: {error}"),
+                }
             }
-            Found::Nothing => Err(format!("committed entries behind {} are gone", self.applied)),
-        }
+            Found::Nothing => format!("committed entries behind {} are gone", self.applied),
+        };
+        if self.inbox.awaits_restore() { Ok(None) } else { Err(missing) }
     }
 
     async fn apply(&mut self, blocks: Vec<EntryBlock>) -> Result<(), Cause> {
@@ -369,6 +392,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             responses
         };
         self.applied = through;
+        self.board.show_applied(through.index);
         if self.witness {
             self.leave_unknown(through.index);
         } else {

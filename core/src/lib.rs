@@ -47,6 +47,7 @@ mod forward;
 mod histogram;
 mod host;
 mod lanes;
+mod lease;
 mod membership;
 mod metrics;
 mod node;

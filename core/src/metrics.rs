@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::env::Env;
 use crate::error::WaitError;
+use crate::lease::Lease;
 use crate::observe::Proposed;
 use crate::sessions::Sessions;
 use crate::stats::{Counters, PeerStats};
@@ -209,6 +210,8 @@ pub(crate) struct Board {
     state: Mutex<State>,
     /// Written by the apply worker, for all to read.
     applied: AtomicU64,
+    /// Written by the node, for handles.
+    pub(crate) lease: Lease,
     pub(crate) counters: Arc<Counters>,
     /// So are these: log time in milliseconds, and how many sessions are open.
     log_time_ms: AtomicU64,
@@ -275,7 +278,8 @@ impl Board {
         };
         let (applied, log_time_ms, sessions) = Default::default();
         let state = Mutex::new(state);
-        Self { state, applied, log_time_ms, sessions, counters, env, window }
+        let lease = Lease::default();
+        Self { state, applied, lease, log_time_ms, sessions, counters, env, window }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -351,9 +355,15 @@ impl Board {
         self.applied.load(Ordering::Acquire)
     }
 
+    /// Everything through `index` is applied. Before anybody is told what became of it: whoever was may
+    /// read by the lease, and has to see it.
+    pub(crate) fn show_applied(&self, index: Index) {
+        self.applied.store(index, Ordering::Release);
+    }
+
     /// The apply worker has come this far.
     pub(crate) fn set_applied(&self, index: Index) {
-        self.applied.store(index, Ordering::Release);
+        self.show_applied(index);
         let mut state = self.lock();
         if state.proposed.front().is_some_and(|batch| batch.last <= index) {
             let now = self.env.now();

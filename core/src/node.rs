@@ -475,6 +475,8 @@ impl Node {
         tracing::trace!(%input);
         let before = self.engine.term();
         self.engine.step(now, input, &mut out);
+        // Before anything of the step is done.
+        self.board.lease.publish(self.engine.leased_until(), self.engine.log().committed());
         let _of_new_term = (self.engine.term() != before).then(|| self.span().entered());
         for output in out.drain() {
             tracing::trace!(%output);
@@ -511,6 +513,7 @@ impl Node {
                     self.snapshots.on_compacting(persist.seq);
                 }
                 if let Some((to, configuration)) = persist.reset.map(|reset| *reset) {
+                    self.apply.expect_restore();
                     self.wires.tail.reset(to);
                     ops.push(LogOp::Reset { to, configuration });
                 }
@@ -621,8 +624,8 @@ impl Node {
     /// A follower applies in strides: nobody waits for it, and waking the worker for each entry costs
     /// as much as all else that a follower does. A heartbeat has it apply whatever there is.
     fn aim_apply(&self, through: Index) {
-        self.apply.aim(through);
-        let awaited = self.engine.role() == RoleKind::Leader || !self.pending.is_empty();
+        let leads = self.engine.role() == RoleKind::Leader;
+        let awaited = self.apply.aim(through) || leads || !self.pending.is_empty();
         if awaited || through - self.board.applied() >= STRIDE {
             self.apply.ring();
         }
@@ -779,6 +782,7 @@ impl Node {
     /// Answers everyone, ends every task, flushes the log. Nobody is left waiting.
     async fn stop(mut self, requests: Vec<Request>) {
         self.requests.close();
+        self.board.lease.publish(None, 0);
         self.publish();
         let mut late = requests;
         while let Ok(request) = self.requests.try_recv() {

@@ -368,12 +368,17 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<(), ReadError> {
+        let inner = &self.shared.host.inner;
+        let known = match mode {
+            ReadMode::Stale => Some(0),
+            ReadMode::Lease => self.shared.board.lease.read_index(|| inner.env.now()),
+            ReadMode::Index | ReadMode::Bounded(_) => None,
+        };
         let token = self.shared.callers.insert(caller)?;
-        if mode == ReadMode::Stale {
+        if let Some(index) = known {
             // Nobody has to be asked, not even the node.
-            let inner = &self.shared.host.inner;
             let deadline = inner.env.now() + inner.config.read_timeout;
-            self.shared.apply.read(0, deadline, [token]);
+            self.shared.apply.read(index, deadline, [token]);
         } else if self.shared.requests.send(Request::Read { token, mode }).is_err() {
             drop(self.shared.callers.take(token));
             return Err(ReadError::Stopped);
@@ -384,10 +389,31 @@ impl<S: StateMachine> Raft<S> {
     /// Waits until this node's state machine has seen every write that was acknowledged before this
     /// call; then a read of the state is linearizable.
     ///
+    /// The same as [`Raft::ensure_linearizable_with`] with [`ReadMode::Index`].
+    ///
     /// # Errors
     /// As [`Raft::read`].
     pub async fn ensure_linearizable(&self) -> Result<(), ReadError> {
-        self.read(|_| ()).await
+        self.ensure_linearizable_with(ReadMode::Index).await
+    }
+
+    /// Waits until the state here is as new as `mode` says; then a read of it is. At a leader with a lease
+    /// [`ReadMode::Lease`] asks nobody and waits for nobody.
+    ///
+    /// # Errors
+    /// As [`Raft::read_with`].
+    pub async fn ensure_linearizable_with(&self, mode: ReadMode) -> Result<(), ReadError> {
+        let board = &self.shared.board;
+        if mode == ReadMode::Lease {
+            let index = board.lease.read_index(|| self.shared.host.inner.env.now());
+            if index.is_some_and(|index| index <= board.applied()) {
+                self.shared.observer.counters.read_asked(mode);
+                // Whoever reads in a loop lets others run now and then.
+                tokio::task::coop::consume_budget().await;
+                return Ok(());
+            }
+        }
+        self.read_with(mode, |_| ()).await
     }
 
     /// The node at this moment; also after it has stopped.

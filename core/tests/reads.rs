@@ -229,6 +229,9 @@ async fn reads_by_lease_need_no_round() {
             assert_eq!(read.unwrap(), n as usize);
             let asked = sent.load(Ordering::Relaxed) - before;
             assert_eq!(asked, if at == leader { 0 } else { 2 }, "a question and its answer");
+            cluster.nodes[&at].ensure_linearizable_with(ReadMode::Lease).await.unwrap();
+            let seen = cluster.nodes[&at].read_with(ReadMode::Stale, |l| l.ids.len()).await;
+            assert_eq!(seen.unwrap(), n as usize);
         }
     }
     cluster.shutdown().await;
@@ -246,10 +249,12 @@ async fn a_leader_that_is_cut_off_loses_its_lease_before_another_leads() {
     let reader = tokio::spawn(async move {
         let mut served = Vec::new();
         loop {
+            let asked = node.ensure_linearizable_with(ReadMode::Lease).await;
+            let at = Instant::now();
             let read = node.read_with(ReadMode::Lease, |l| l.ids.len()).await;
-            match read {
-                Ok(seen) => served.push((Instant::now(), seen)),
-                Err(_) => return served,
+            match (asked, read) {
+                (Ok(()), Ok(seen)) => served.extend([(at, seen), (Instant::now(), seen)]),
+                _ => return served,
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

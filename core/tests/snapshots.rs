@@ -15,7 +15,12 @@ use quorate::{
     SessionWrite, Snapshot, SnapshotError, StartError, StateMachine, WriteError,
 };
 use quorate_network::Message;
-use quorate_storage::RaftStorage;
+use quorate_storage::{
+    LogOp, LogReader, MemoryStorage, RaftStorage, Recovered, SnapshotStore, StorageError,
+    WriteBatch, WriteDone,
+};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// Snapshots only when asked for, and nothing kept behind them.
 fn on_demand(c: &mut Config) {
@@ -635,6 +640,99 @@ async fn a_new_cluster_begins_with_a_backup() {
     for (node, _) in nodes {
         node.shutdown().await;
     }
+}
+
+/// A log that begins anew at once, and ten seconds later durably.
+struct SlowReset {
+    log: Arc<Mutex<MemoryStorage>>,
+    queue: UnboundedSender<(WriteBatch, WriteDone)>,
+}
+
+impl SlowReset {
+    fn new() -> Self {
+        let log = Arc::new(Mutex::new(MemoryStorage::new()));
+        let (queue, mut queued) = unbounded_channel::<(WriteBatch, WriteDone)>();
+        let writer = log.clone();
+        tokio::spawn(async move {
+            while let Some((batch, done)) = queued.recv().await {
+                let resets = batch.ops.iter().any(|op| matches!(op, LogOp::Reset { .. }));
+                let (tell, written) = oneshot::channel();
+                let tell = WriteDone::new(move |outcome| drop(tell.send(outcome)));
+                writer.lock().unwrap().submit(batch, tell);
+                let outcome = written.await.unwrap();
+                if resets {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+                done.complete(outcome);
+            }
+        });
+        Self { log, queue }
+    }
+}
+
+impl RaftStorage for SlowReset {
+    fn recover(&mut self) -> Result<Recovered, StorageError> {
+        self.log.lock().unwrap().recover()
+    }
+
+    fn submit(&mut self, batch: WriteBatch, done: WriteDone) {
+        assert!(self.queue.send((batch, done)).is_ok());
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        self.log.lock().unwrap().reader()
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.log.lock().unwrap().snapshots()
+    }
+}
+
+/// Hazard: a snapshot takes the place of entries that the state machine is still to apply. It waits for
+/// the snapshot, which is restored when the log that begins with it is durable, and its node goes on.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_overtakes_a_state_machine_that_is_behind() {
+    let mut cluster = Cluster::empty(config(on_demand));
+    cluster.start(1).await;
+    cluster.start(2).await;
+    cluster.start_on(3, SlowReset::new()).await;
+    cluster.nodes[&1].initialize(members(1..=3)).await.unwrap();
+    cluster.settle().await;
+    cluster.nodes[&1].transfer_leadership(Some(1), PATIENCE).await.unwrap();
+    cluster.settle().await;
+    let behind = cluster.nodes[&3].clone();
+    let commits = async |index: u64| {
+        let wait = behind.wait(PATIENCE);
+        wait.until("commits", move |m| m.committed >= index).await.unwrap();
+    };
+
+    // It hangs in a first batch, and a second is committed.
+    cluster.machines[&3].inject(Fault::Gate);
+    for ids in [0..10, 10..20] {
+        write_all(&cluster, 1, ids).await;
+        commits(cluster.nodes[&1].metrics().committed).await;
+    }
+    let applied = behind.metrics().applied;
+    cluster.network.inner.isolate(3);
+    write_all(&cluster, 1, 20..30).await;
+    let info = cluster.nodes[&1].trigger().snapshot().await.unwrap();
+    cluster.network.inner.heal();
+    let last = info.meta.last.index;
+    behind.wait(PATIENCE).until("a new log", move |m| m.compacted == last).await.unwrap();
+
+    cluster.machines[&3].open_gate();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let now = behind.metrics();
+    assert_eq!(now.fatal, None);
+    assert!(applied < now.applied && now.applied < last, "the first batch: {}", now.applied);
+    assert_eq!(cluster.machines[&3].restored(), 0, "not before the log is durable");
+    behind.wait(PATIENCE).until("restored", move |m| m.applied >= last).await.unwrap();
+    assert_eq!(
+        behind.read(|machine| machine.ids.clone()).await.unwrap(),
+        (0..30).collect::<Vec<_>>()
+    );
+    assert_eq!(cluster.machines[&3].restored(), 1);
+    cluster.shutdown().await;
 }
 
 /// A damaged backup, or members without the node itself: nothing begins, and it can be tried again.

@@ -159,24 +159,29 @@ impl Engine {
 
     /// Whether nobody else can have been elected by `now`, so that what this leader knows to be
     /// committed is all there is.
+    pub fn holds_lease(&self, now: Instant) -> bool {
+        self.leased_until().is_some_and(|until| now < until)
+    }
+
+    /// Until when nobody else can be elected, as far as this leader knows; `None` if it knows of no such
+    /// time. Any step may change it, also to an earlier time.
     ///
     /// Not before something is committed in its own term; and not once it has told anybody to stand
     /// in its place, for whom promises do not hold.
-    pub fn holds_lease(&self, now: Instant) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+    pub fn leased_until(&self) -> Option<Instant> {
+        let Role::Leader(leader) = &self.role else { return None };
         let over = leader.gave_lease_up && !planted::on("lease-outlives-transfer");
         if over || self.log.committed() < leader.term_start {
-            return false;
+            return None;
         }
         let membership = self.log.membership().expect("a leader has a configuration");
-        let promised = reached_by_quorum(membership, |id| {
+        Some(reached_by_quorum(membership, |id| {
             if id == self.config.id {
                 Instant::MAX
             } else {
                 leader.progress.get(&id).map_or(Instant::ORIGIN, |p| p.leased_until)
             }
-        });
-        now < promised
+        }))
     }
 
     pub(crate) fn lead_local_reads(&mut self, now: Instant, out: &mut Outputs) {

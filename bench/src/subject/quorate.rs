@@ -107,6 +107,6 @@ impl Client for QuorateClient {
 
     async fn read(&mut self, lease: bool) -> Result<(), Failure> {
         let mode = if lease { ReadMode::Lease } else { ReadMode::Index };
-        self.leader.read_with(mode, |_| ()).await.map_err(|e| failed("read", e))
+        self.leader.ensure_linearizable_with(mode).await.map_err(|e| failed("read", e))
     }
 }

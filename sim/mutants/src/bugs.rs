@@ -116,7 +116,7 @@ const fn bug(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 88] = [
+pub(crate) static BUGS: [Bug; 90] = [
     bug(
         Level::Engines,
         "vote-not-written",
@@ -695,6 +695,20 @@ pub(crate) static BUGS: [Bug; 88] = [
         "lease read served during a transfer",
         2_000,
         &[READS],
+    ),
+    bug(
+        Level::Nodes,
+        "restore-not-expected",
+        "a snapshot takes away what a slow state machine is still to apply: its node stops",
+        1_500,
+        &[STOPS],
+    ),
+    bug(
+        Level::Nodes,
+        "shown-lease-never-ends",
+        "a handle reads by a lease that its node holds no more",
+        2_000,
+        &[LINEARIZABLE],
     ),
     bug(
         Level::Leases,
