@@ -85,7 +85,8 @@ pub struct Stats {
     pub reads: BTreeMap<&'static str, u64>,
     /// Of them, those that ended with an error, by [`ReadError::reason`].
     pub read_failures: BTreeMap<&'static str, u64>,
-    /// From a read's turn until its read index was known here. Stale reads need none.
+    /// From a read's turn until its read index was known here. Stale reads need none, nor
+    /// those by lease that asked nobody.
     pub read_index: Histogram,
 
     /// From when a write was handed to the log until the node heard that it is durable.
