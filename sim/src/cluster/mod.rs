@@ -625,8 +625,13 @@ impl<S: StateMachine> Cluster<S> {
             // All of its log is committed, so this is.
             bound && m.applied == m.last
         };
-        let known = self.nodes().iter().any(|node| node.id() != id && all_known(&node.metrics()));
-        known && !self.has_forgotten() && self.ids().len() >= 3
+        let others = self.nodes().into_iter().filter(|node| node.id() != id);
+        let others: Vec<Metrics> = others.map(|node| node.metrics()).collect();
+        let known = others.iter().any(all_known);
+        // Who was never reached by a leader has no vote, and once the log is compacted nobody can
+        // introduce it: it counts as down, too (docs/elections.md).
+        let voting = others.iter().filter(|m| m.membership.is_some()).count();
+        known && !self.has_forgotten() && voting > self.ids().len() / 2
     }
 
     pub(crate) fn disk_lies(&self, id: NodeId) {
