@@ -93,7 +93,7 @@ impl ApplyInbox {
 
     fn awaits_restore(&self) -> bool {
         let orders = self.lock();
-        (orders.resetting || orders.restore.is_some()) && !planted::on("restore-not-expected")
+        orders.resetting || orders.restore.is_some()
     }
 
     /// Restore the snapshot that ends with `last`, before anything else is applied. A newer one

@@ -116,7 +116,7 @@ const fn bug(
 }
 
 /// All of them.
-pub(crate) static BUGS: [Bug; 90] = [
+pub(crate) static BUGS: [Bug; 89] = [
     bug(
         Level::Engines,
         "vote-not-written",
@@ -695,13 +695,6 @@ pub(crate) static BUGS: [Bug; 90] = [
         "lease read served during a transfer",
         2_000,
         &[READS],
-    ),
-    bug(
-        Level::Nodes,
-        "restore-not-expected",
-        "a snapshot takes away what a slow state machine is still to apply: its node stops",
-        1_500,
-        &[STOPS],
     ),
     bug(
         Level::Nodes,
