@@ -1,5 +1,6 @@
 //! Why a benchmark ended without its numbers.
 
+use std::future::Future;
 use std::{fmt, io};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,5 +51,15 @@ pub(crate) async fn asked_to_stop() -> io::Result<()> {
     tokio::select! { biased;
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
+}
+
+/// Ends `work`, by dropping it, on Ctrl-C and on SIGTERM. What it has started is to end when it is dropped.
+pub(crate) async fn unless_stopped<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! { biased;
+        Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
+        done = work => done,
     }
 }

@@ -18,6 +18,7 @@ mod framework;
 mod growth;
 mod idle;
 mod measure;
+mod output;
 mod phases;
 mod processor;
 mod reads;

@@ -1,9 +1,8 @@
 //! What was measured of subjects side by side, for people and for programs.
 
-use std::io::{self, IsTerminal as _, Write, stderr, stdout};
+use std::io::{self, Write, stdout};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::chart::Panel;
@@ -97,6 +96,12 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     (low + high) / 2.0
 }
 
+/// The least and the most of values that are not negative.
+pub(crate) fn spread(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, values.iter().copied().fold(0.0, f64::max))
+}
+
 /// To three digits behind the point.
 pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
@@ -113,16 +118,6 @@ pub(crate) fn grouped(value: f64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// A bar of so many steps on standard error, if someone is looking at it and a table is what they want.
-pub(crate) fn progress(json: bool, steps: u64) -> ProgressBar {
-    if json || !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  eta {eta}  {msg}")
-        .expect("the template is well-formed");
-    ProgressBar::new(steps).with_style(style)
 }
 
 impl Report {
@@ -179,8 +174,7 @@ impl Report {
         for row in &self.rows {
             for (subject, rounds) in &row.measured {
                 let ops_s: Vec<f64> = rounds.iter().map(|m| m.ops_s).collect();
-                let min = ops_s.iter().copied().fold(f64::INFINITY, f64::min);
-                let max = ops_s.iter().copied().fold(0.0, f64::max);
+                let (min, max) = spread(&ops_s);
                 let ratio = match row.ratios(*subject, PEER) {
                     Some(rounds) if *subject != PEER => format!("{:.2}", median(rounds)),
                     _ => String::new(),

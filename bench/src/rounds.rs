@@ -4,15 +4,14 @@
 //! time, so that neither a slow minute of the machine nor what the one before left in its caches
 //! falls on one subject alone.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::chart;
 use crate::failure::Failure;
 use crate::measure::{Control, Measured, Point};
-use crate::report::{Report, Row, progress};
+use crate::output::Output;
+use crate::report::{Report, Row};
 use crate::subject::{Floor, Openraft, Quorate, SubjectName};
 
 /// How points are measured, and how the result is written.
@@ -39,13 +38,8 @@ pub(crate) struct Rounds {
     #[arg(long)]
     subject: Vec<SubjectName>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw a chart into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Reads a positive number of seconds, fractions allowed.
@@ -69,7 +63,7 @@ impl Rounds {
         let subjects: Vec<SubjectName> = SubjectName::ALL.into_iter().filter(chosen).collect();
         let mut rows: Vec<Row> = points.iter().map(|&point| Row::new(point, &subjects)).collect();
         let steps = self.rounds as usize * rows.len() * subjects.len();
-        let progress = progress(self.json, steps as u64);
+        let progress = self.output.progress(steps as u64);
         let mut control = Control::new()?;
 
         let measured = (|| {
@@ -95,10 +89,7 @@ impl Rounds {
         measured?;
 
         let report = Report { title, unit, rounds: self.rounds, length: self.seconds, rows };
-        report.print(self.json).map_err(|error| {
-            Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-        })?;
-        self.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+        self.output.end(report.print(self.output.json), &report.panels())
     }
 }
 

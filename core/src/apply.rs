@@ -328,8 +328,7 @@ impl<S: StateMachine> ApplyWorker<S> {
     /// them one by one.
     fn leave_unknown(&mut self, index: Index) {
         self.open = None;
-        let mut unknown: Answers<S> =
-            Answers { local: Vec::new(), clients: Vec::new(), remote: BTreeMap::new() };
+        let mut unknown: Answers<S> = Answers::with_room(0);
         for who in self.pending.take_through(index) {
             unknown.add(who, Reply::Failed(WriteError::Unknown));
         }
@@ -476,7 +475,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         verdicts: Verdicts,
         blocks: &[EntryBlock],
     ) {
-        let mut answers: Answers<S>;
+        let mut answers;
         let mut overwritten = Vec::new();
         {
             let mut pending = self.pending.lock();
@@ -484,11 +483,7 @@ impl<S: StateMachine> ApplyWorker<S> {
                 // Nobody waits here: at a follower always, or nearly.
                 return;
             }
-            answers = Answers {
-                local: Vec::with_capacity(ids.len()),
-                clients: Vec::new(),
-                remote: BTreeMap::new(),
-            };
+            answers = Answers::with_room(ids.len());
             let mut ids = ids.into_iter().peekable();
             let mut responses = responses.into_iter();
             let mut verdicts = verdicts.into_iter().peekable();
@@ -614,6 +609,11 @@ struct Answers<S: StateMachine> {
 type Remote = BTreeMap<(NodeId, u64), Vec<ForwardAnswer>>;
 
 impl<S: StateMachine> Answers<S> {
+    /// None yet, with room for so many of callers here.
+    fn with_room(local: usize) -> Self {
+        Self { local: Vec::with_capacity(local), clients: Vec::new(), remote: BTreeMap::new() }
+    }
+
     fn add_if_complete(&mut self, run: OpenRun<S::Response>) -> Option<OpenRun<S::Response>> {
         if run.responses.len() < run.count as usize {
             return Some(run);

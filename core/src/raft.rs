@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyerror::AnyError;
 use bytes::Bytes;
-use quorate_engine::{Membership, NodeId, ReadMode};
+use quorate_engine::{Index, Membership, NodeId, ReadMode};
 use quorate_network::{OrderKind, RaftNetwork, SessionRequest, SessionWrite};
 use quorate_storage::{Codec, RaftStorage, SnapshotStore, StateMachine};
 use tokio::sync::{mpsc, oneshot};
@@ -368,15 +368,15 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<(), ReadError> {
-        let inner = &self.shared.host.inner;
         let known = match mode {
             ReadMode::Stale => Some(0),
-            ReadMode::Lease => self.shared.board.lease.read_index(|| inner.env.now()),
+            ReadMode::Lease => self.leased_index(),
             ReadMode::Index | ReadMode::Bounded(_) => None,
         };
         let token = self.shared.callers.insert(caller)?;
         if let Some(index) = known {
             // Nobody has to be asked, not even the node.
+            let inner = &self.shared.host.inner;
             let deadline = inner.env.now() + inner.config.read_timeout;
             self.shared.apply.read(index, deadline, [token]);
         } else if self.shared.requests.send(Request::Read { token, mode }).is_err() {
@@ -403,17 +403,19 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// As [`Raft::read_with`].
     pub async fn ensure_linearizable_with(&self, mode: ReadMode) -> Result<(), ReadError> {
-        let board = &self.shared.board;
-        if mode == ReadMode::Lease {
-            let index = board.lease.read_index(|| self.shared.host.inner.env.now());
-            if index.is_some_and(|index| index <= board.applied()) {
-                self.shared.observer.counters.read_asked(mode);
-                // Whoever reads in a loop lets others run now and then.
-                tokio::task::coop::consume_budget().await;
-                return Ok(());
-            }
+        let leased = if mode == ReadMode::Lease { self.leased_index() } else { None };
+        if leased.is_some_and(|index| index <= self.shared.board.applied()) {
+            self.shared.observer.counters.read_asked(mode);
+            // Whoever reads in a loop lets others run now and then.
+            tokio::task::coop::consume_budget().await;
+            return Ok(());
         }
         self.read_with(mode, |_| ()).await
+    }
+
+    /// What a read by lease has to see, if this node leads and holds one now.
+    fn leased_index(&self) -> Option<Index> {
+        self.shared.board.lease.read_index(|| self.shared.host.inner.env.now())
     }
 
     /// The node at this moment; also after it has stopped.

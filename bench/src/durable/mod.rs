@@ -28,11 +28,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::cluster::{Cluster, Snapshots};
 use self::report::{Report, Row};
-use crate::chart;
 use crate::child::{self, Child};
-use crate::failure::{Failure, asked_to_stop};
+use crate::failure::{Failure, unless_stopped};
 use crate::measure::Measured;
-use crate::report::progress;
+use crate::output::Output;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
 
@@ -74,13 +73,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw a chart into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What Quorate is compared with.
@@ -162,23 +156,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let directory = directory(options.dir.as_deref())?;
     let runtime = runtime()?;
     let points = options.clients.len() * (1 + usize::from(options.vs.is_some())) + 1;
-    let progress = progress(options.json, u64::from(options.rounds) * points as u64);
-    let measured = runtime.block_on(async {
-        tokio::select! { biased;
-            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            measured = measure(options, &directory, &progress) => measured,
-        }
-    });
+    let progress = options.output.progress(u64::from(options.rounds) * points as u64);
+    let measured = runtime.block_on(unless_stopped(measure(options, &directory, &progress)));
     // Also when it failed: what follows on the terminal begins on a clean line.
     progress.finish_and_clear();
     drop(runtime);
     let removed = directory.close();
     let report = measured?;
     removed.map_err(|e| unusable(&e))?;
-    report.print(options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })?;
-    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+    options.output.end(report.print(options.output.json), &report.panels())
 }
 
 #[cfg(feature = "etcd")]

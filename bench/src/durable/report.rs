@@ -9,7 +9,7 @@ use super::floor::Floor;
 use super::{NODES, Peer};
 use crate::chart::Panel;
 use crate::measure::Measured;
-use crate::report::{grouped, median, rounded};
+use crate::report::{grouped, median, rounded, spread};
 
 /// All measurements of one run.
 pub(super) struct Report {
@@ -150,16 +150,16 @@ impl Report {
                     "{:>7}  {name:<8} {:>9}  {}  {:>9}  {}  {times:>6}",
                     row.clients,
                     grouped(ops),
-                    spread(rounds, ops_s),
+                    shown_spread(rounds, ops_s),
                     grouped(p50),
-                    spread(rounds, p50_us),
+                    shown_spread(rounds, p50_us),
                 );
                 writeln!(out, "{}", line.trim_end())?;
             }
         }
         let floor = |of: fn(&Floor) -> f64| {
             let median = over_rounds(&self.floors, of).unwrap_or_default();
-            format!("{} us ({})", grouped(median), spread(&self.floors, of).trim())
+            format!("{} us ({})", grouped(median), shown_spread(&self.floors, of).trim())
         };
         writeln!(
             out,
@@ -196,9 +196,8 @@ impl Report {
 }
 
 /// The least and the most of the rounds.
-fn spread<T>(rounds: &[T], of: impl Fn(&T) -> f64) -> String {
-    let least = rounds.iter().map(&of).fold(f64::INFINITY, f64::min);
-    let most = rounds.iter().map(&of).fold(0.0, f64::max);
+fn shown_spread<T>(rounds: &[T], of: impl Fn(&T) -> f64) -> String {
+    let (least, most) = spread(&rounds.iter().map(of).collect::<Vec<f64>>());
     format!("{:>8} .. {:<8}", grouped(least), grouped(most))
 }
 

@@ -14,7 +14,6 @@ mod raft_rs;
 mod report;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -22,9 +21,8 @@ use clap::{Args, ValueEnum};
 use self::quorate::Quorate;
 use self::raft_rs::RaftRs;
 use self::report::{Report, Row};
-use crate::chart;
 use crate::failure::Failure;
-use crate::report::progress;
+use crate::output::Output;
 use crate::rounds::seconds;
 
 /// Of each cluster.
@@ -69,13 +67,8 @@ pub(crate) struct Options {
     #[arg(long)]
     subject: Vec<Subject>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw a chart into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What is measured.
@@ -161,7 +154,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let subjects: Vec<Subject> = Subject::ALL.into_iter().filter(chosen).collect();
     let mut rows: Vec<Row> = options.clients.iter().map(|&n| Row::new(n, &subjects)).collect();
     let steps = options.rounds as usize * rows.len() * subjects.len();
-    let progress = progress(options.json, steps as u64);
+    let progress = options.output.progress(steps as u64);
     let measured = (|| {
         for round in 0..options.rounds as usize {
             for (at, row) in rows.iter_mut().enumerate() {
@@ -180,10 +173,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     measured?;
     let Options { rounds, seconds: length, value_bytes, .. } = *options;
     let report = Report { rounds, length, value_bytes, rows };
-    report.print(options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })?;
-    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+    options.output.end(report.print(options.output.json), &report.panels())
 }
 
 fn measure_subject(

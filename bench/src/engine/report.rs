@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Measured, NODES, Subject};
 use crate::chart::Panel;
-use crate::report::{grouped, median, rounded};
+use crate::report::{grouped, median, rounded, spread};
 
 /// All measurements of one run.
 pub(super) struct Report {
@@ -144,6 +144,7 @@ impl Report {
         for row in &self.rows {
             for (subject, rounds) in &row.measured {
                 let entries_s: Vec<f64> = rounds.iter().map(|m| m.entries_s).collect();
+                let (min, max) = spread(&entries_s);
                 let [ns_entry, allocs_entry, ns_message, allocs_message, messages] =
                     COLUMNS.map(|(_, value)| median(rounds.iter().map(value).collect()));
                 let ratio = row.ratio().filter(|_| *subject == Subject::Quorate);
@@ -152,9 +153,9 @@ impl Report {
                      {ns_message:>11.1} {allocs_message:>14.2} {messages:>14.2}  {:>9}",
                     row.clients,
                     subject.as_str(),
-                    grouped(median(entries_s.clone())),
-                    grouped(entries_s.iter().copied().fold(f64::INFINITY, f64::min)),
-                    grouped(entries_s.iter().copied().fold(0.0, f64::max)),
+                    grouped(median(entries_s)),
+                    grouped(min),
+                    grouped(max),
                     ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
                 );
                 writeln!(out, "{}", line.trim_end())?;

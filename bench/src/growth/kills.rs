@@ -73,14 +73,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
     };
     let title = "Three processes, the leading one killed: milliseconds until another leads, and until a \
                  client's write is answered.";
-    Ok(Part {
-        title: title.into(),
-        measured: kills,
-        unit: "ms",
-        grows: "kills",
-        rows,
-        panels: vec![panel],
-    })
+    Ok(Part { title, measured: kills, unit: "ms", grows: "kills", rows, panels: vec![panel] })
 }
 
 fn millis(time: Duration) -> f64 {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::report::{Part, Row};
+use super::report::{Part, Row, line};
 use super::{Bench, SHORTEST};
 use crate::chart::Panel;
 use crate::durable::cluster::{Cluster, Snapshots};
@@ -54,25 +54,23 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
             bench.progress.inc(1);
         }
     }
-    let line = |name: &str, of: fn(&Row) -> f64| {
-        (name.to_owned(), rows.iter().map(|row| (row.size as f64, of(row))).collect())
-    };
     let panel = |y: &str, lines| Panel {
         title: "one node, a log that grows".into(),
         x: "entries in the log",
         y: y.into(),
         lines,
     };
-    let speed = vec![line("this long", Row::value), line("of 10 000", Row::peer_value)];
+    let speed =
+        vec![line(&rows, "this long", Row::value), line(&rows, "of 10 000", Row::peer_value)];
     let memory = vec![
-        line("this long", |row| row.more("memory_bytes")),
-        line("of 10 000", |row| row.more("shortest_memory_bytes")),
+        line(&rows, "this long", |row| row.more("memory_bytes")),
+        line(&rows, "of 10 000", |row| row.more("shortest_memory_bytes")),
     ];
     let panels = vec![panel("writes/s", speed), panel("memory, bytes", memory)];
     let title = "One process, synced log, no snapshots: writes to a log that is as long, beside one of \
                  10 000 entries.";
     Ok(Part {
-        title: title.into(),
+        title,
         measured: bench.options.rounds,
         unit: "writes/s",
         grows: "entries",

@@ -12,7 +12,6 @@ mod report;
 mod restart;
 mod values;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,10 +21,9 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use self::report::{Part, Report};
-use crate::chart;
 use crate::durable::runtime;
-use crate::failure::{Failure, asked_to_stop};
-use crate::report::progress;
+use crate::failure::{Failure, unless_stopped};
+use crate::output::Output;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
 
@@ -66,13 +64,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw charts into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What grows.
@@ -137,7 +130,7 @@ impl Bench<'_> {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let parent = directory(options.dir.as_deref())?;
     let steps = options.parts().map(|part| options.steps(part)).sum();
-    let progress = progress(options.json, steps);
+    let progress = options.output.progress(steps);
     let measured = runtime().and_then(|runtime| {
         let bench = Bench { options, parent: &parent, progress: &progress };
         options.parts().map(|part| measure(part, &bench, &runtime)).collect()
@@ -147,33 +140,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let removed = parent.close();
     let report = Report { parts: measured? };
     removed.map_err(|e| unusable(&e))?;
-    report.print(options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })?;
-    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+    options.output.end(report.print(options.output.json), &report.panels())
 }
 
 fn measure(part: PartName, bench: &Bench<'_>, runtime: &Runtime) -> Result<Part, Failure> {
     match part {
         PartName::Nodes => nodes::measure(bench),
-        PartName::Log => unless_stopped(runtime, log::measure(bench)),
-        PartName::Values => unless_stopped(runtime, values::measure(bench)),
-        PartName::Restart => unless_stopped(runtime, restart::measure(bench)),
-        PartName::Kills => unless_stopped(runtime, kills::measure(bench)),
+        PartName::Log => runtime.block_on(unless_stopped(log::measure(bench))),
+        PartName::Values => runtime.block_on(unless_stopped(values::measure(bench))),
+        PartName::Restart => runtime.block_on(unless_stopped(restart::measure(bench))),
+        PartName::Kills => runtime.block_on(unless_stopped(kills::measure(bench))),
     }
-}
-
-/// Ends it, with its processes, on Ctrl-C and on SIGTERM.
-fn unless_stopped(
-    runtime: &Runtime,
-    measured: impl Future<Output = Result<Part, Failure>>,
-) -> Result<Part, Failure> {
-    runtime.block_on(async {
-        tokio::select! { biased;
-            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            measured = measured => measured,
-        }
-    })
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
     let title =
         "Nodes in one process, memory log: processor time of a write, the client's included.";
     Ok(Part {
-        title: title.into(),
+        title,
         measured: bench.options.rounds,
         unit: "us/write",
         grows: "cluster",

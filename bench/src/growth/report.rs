@@ -5,7 +5,7 @@ use std::io::{self, Write, stdout};
 use serde_json::{Map, Value, json};
 
 use crate::chart::Panel;
-use crate::report::{grouped, median, rounded};
+use crate::report::{grouped, median, rounded, spread};
 
 /// All that was measured in one run.
 pub(super) struct Report {
@@ -15,7 +15,7 @@ pub(super) struct Report {
 /// What was measured of one thing that grows.
 pub(super) struct Part {
     /// What it is about, in a line.
-    pub(super) title: String,
+    pub(super) title: &'static str,
     /// Measurements behind each median.
     pub(super) measured: u32,
     /// What the values are.
@@ -93,14 +93,14 @@ impl Row {
     }
 }
 
+/// A line of a chart: a value of each row, over what grows.
+pub(super) fn line(rows: &[Row], name: &str, of: fn(&Row) -> f64) -> (String, Vec<(f64, f64)>) {
+    (name.to_owned(), rows.iter().map(|row| (row.size as f64, of(row))).collect())
+}
+
 /// The median; of nothing, NaN.
 fn middle(values: &[f64]) -> f64 {
     if values.is_empty() { f64::NAN } else { median(values.to_vec()) }
-}
-
-fn spread(values: &[f64]) -> (f64, f64) {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    (least, values.iter().copied().fold(0.0, f64::max))
 }
 
 impl Report {
@@ -202,9 +202,8 @@ mod tests {
         row.add("memory_bytes", f64::NAN);
         row.add("p50_us", 1.0);
         row.add("p50_us", 2.0);
-        let title = "One node.".into();
         let part = Part {
-            title,
+            title: "One node.",
             measured: 2,
             unit: "writes/s",
             grows: "entries",

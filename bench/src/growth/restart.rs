@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Bench;
 use super::log::VALUE_BYTES;
-use super::report::{Part, Row};
+use super::report::{Part, Row, line};
 use crate::chart::Panel;
 use crate::durable::cluster::{Cluster, Snapshots};
 use crate::failure::Failure;
@@ -38,23 +38,20 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
             bench.progress.inc(1);
         }
     }
-    let line = |name: &str, of: fn(&Row) -> f64| {
-        (name.to_owned(), rows.iter().map(|row| (row.size as f64, of(row))).collect())
-    };
     let panel = Panel {
         title: "a node starts again".into(),
         x: "entries written",
         y: "seconds".into(),
         lines: vec![
-            line("snapshots, as by default", Row::value),
-            line("no snapshots", Row::peer_value),
-            line("no snapshots, log recovered", |row| row.more("no_snapshots_recovered_s")),
+            line(&rows, "snapshots, as by default", Row::value),
+            line(&rows, "no snapshots", Row::peer_value),
+            line(&rows, "no snapshots, log recovered", |row| row.more("no_snapshots_recovered_s")),
         ],
     };
     let title = "One process, killed and started again: seconds until it answers a read, with snapshots \
                  as by default, beside none.";
     Ok(Part {
-        title: title.into(),
+        title,
         measured: bench.options.rounds,
         unit: "s",
         grows: "entries",

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::report::{Part, Row};
+use super::report::{Part, Row, line};
 use super::{Bench, bandwidth};
 use crate::chart::Panel;
 use crate::durable::NODES;
@@ -49,23 +49,20 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Part, Failure> {
             bench.progress.inc(1);
         }
     }
-    let line = |name: &str, of: fn(&Row) -> f64| {
-        (name.to_owned(), rows.iter().map(|row| (row.size as f64, of(row))).collect())
-    };
     let panel = Panel {
         title: "larger values, 3 processes".into(),
         x: "bytes of a value",
         y: "bytes/s".into(),
         lines: vec![
-            line("quorate", Row::value),
-            line("disk", Row::peer_value),
-            line("loopback", |row| row.more("loopback_bytes_s")),
+            line(&rows, "quorate", Row::value),
+            line(&rows, "disk", Row::peer_value),
+            line(&rows, "loopback", |row| row.more("loopback_bytes_s")),
         ],
     };
     let title = "Three processes, TCP, synced logs: bytes of values per second, beside what the disk \
                  writes and syncs of one file.";
     Ok(Part {
-        title: title.into(),
+        title,
         measured: bench.options.rounds,
         unit: "bytes/s",
         grows: "value_bytes",

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use quorate::{Committed, Config, Failure as Broken, Lane, Raft, Raw, Snapshot, StateMachine};
+use quorate::{Config, Lane, Raft};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -17,34 +16,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::child::told;
 use crate::durable::runtime;
 use crate::failure::Failure;
+use crate::subject::Nothing;
 
 /// How long the nodes may take until one of them leads.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// About as long as a heartbeat on the wire.
 const MESSAGE_BYTES: usize = 64;
-
-/// Has nothing to do.
-struct Nothing;
-
-#[async_trait]
-impl StateMachine for Nothing {
-    type Command = bytes::Bytes;
-    type Response = ();
-    type Codec = Raw;
-
-    async fn apply(&mut self, entries: Vec<Committed<bytes::Bytes>>) -> Result<Vec<()>, Broken> {
-        Ok(vec![(); entries.len()])
-    }
-
-    async fn snapshot(&mut self) -> Result<Snapshot, Broken> {
-        Ok(Snapshot::from_bytes(bytes::Bytes::new()))
-    }
-
-    async fn restore(&mut self, _: Snapshot) -> Result<(), Broken> {
-        Ok(())
-    }
-}
 
 /// `count` nodes with logs in `data`, every setting as it is by default.
 pub(super) fn run_nodes(count: u64, data: &Path) -> Result<(), Failure> {

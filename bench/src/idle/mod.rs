@@ -18,11 +18,10 @@ use tokio::time::sleep;
 
 use self::report::{Measured, Pair, Report, Row};
 use self::usage::Usage;
-use crate::chart;
 use crate::child::Child;
 use crate::durable::runtime;
-use crate::failure::{Failure, asked_to_stop};
-use crate::report::progress;
+use crate::failure::{Failure, unless_stopped};
+use crate::output::Output;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
 
@@ -53,13 +52,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw a chart into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// One of the processes that are measured. Nobody types it.
@@ -89,23 +83,16 @@ pub(crate) fn run_child(options: &ChildOptions) -> Result<(), Failure> {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let directory = directory(options.dir.as_deref())?;
     let steps = options.rounds as usize * options.nodes.len() * 2;
-    let progress = progress(options.json, steps as u64);
-    let measured = runtime()?.block_on(async {
-        tokio::select! { biased;
-            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            measured = measure(options, directory.path(), &progress) => measured,
-        }
-    });
+    let progress = options.output.progress(steps as u64);
+    let measured =
+        runtime()?.block_on(unless_stopped(measure(options, directory.path(), &progress)));
     // Also when it failed: what follows on the terminal begins on a clean line.
     progress.finish_and_clear();
     let removed = directory.close();
     let rows = measured?;
     removed.map_err(|e| unusable(&e))?;
     let report = Report { rounds: options.rounds, length: options.seconds, rows };
-    report.print(options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })?;
-    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+    options.output.end(report.print(options.output.json), &report.panels())
 }
 
 async fn measure(

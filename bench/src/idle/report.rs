@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::chart::{Bars, Group};
-use crate::report::{median, rounded};
+use crate::report::{median, rounded, spread};
 
 /// What three idle nodes may take of a core, in percent.
 const LIMIT_PERCENT: f64 = 0.5;
@@ -70,6 +70,7 @@ impl Row {
     ) -> Self {
         let over = |of: &dyn Fn(&Pair) -> f64| rounded(median(pairs.iter().map(of).collect()));
         let ratios: Vec<f64> = pairs.iter().map(|p| value(&p.nodes) / value(&p.floor)).collect();
+        let (ratio_min, ratio_max) = spread(&ratios);
         Self {
             load,
             clients: 0,
@@ -77,8 +78,8 @@ impl Row {
             value: over(&|p| value(&p.nodes)),
             peer: "floor",
             peer_value: over(&|p| value(&p.floor)),
-            ratio_min: rounded(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
-            ratio_max: rounded(ratios.iter().copied().fold(0.0, f64::max)),
+            ratio_min: rounded(ratio_min),
+            ratio_max: rounded(ratio_max),
             ratio: rounded(median(ratios)),
             limit,
             messages_s: over(&|p| p.nodes.messages),

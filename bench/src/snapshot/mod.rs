@@ -25,7 +25,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_storage::snapshot::file::open_file;
 use tempfile::TempDir;
-use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::alone::{Options as AloneOptions, run as run_alone};
@@ -34,7 +33,9 @@ use self::join::join;
 use self::load::{Steady, Values};
 pub(crate) use self::memory::Memory;
 use self::report::{Leader, Measured, NewNode, Span};
-use crate::failure::{Failure, asked_to_stop};
+use crate::durable::runtime;
+use crate::failure::{Failure, unless_stopped};
+use crate::output::printed;
 
 /// For how long the steady writes are left to warm up before anything is noted.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -92,26 +93,17 @@ fn value_bytes(text: &str) -> Result<u64, String> {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let program = cluster::program()?;
     let directory = directory(options.dir.as_deref())?;
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| {
-        Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
-    })?;
+    let runtime = runtime()?;
     let progress = Progress::new(options);
-    let measured = runtime.block_on(async {
-        tokio::select! { biased;
-            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            measured = measure(options, &program, directory.path(), &progress) => measured,
-        }
-    });
+    let measured =
+        runtime.block_on(unless_stopped(measure(options, &program, directory.path(), &progress)));
     // Also when it failed: what follows on the terminal begins on a clean line.
     progress.bar.finish_and_clear();
     drop(runtime);
     let removed = directory.close();
     let measured = measured?;
     removed.map_err(|e| unusable(&e))?;
-    report::print(&measured, options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })
+    printed(report::print(&measured, options.json))
 }
 
 /// A fresh directory, in `parent` if one is named.

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 
 pub(crate) use self::floor::Floor;
 pub(crate) use self::openraft::Openraft;
-pub(crate) use self::quorate::Quorate;
+pub(crate) use self::quorate::{Nothing, Quorate};
 use crate::failure::Failure;
 
 /// What a client does, over and over.

@@ -20,9 +20,9 @@ use self::cluster::Cluster;
 use self::load::peak;
 use self::report::{Pair, Report, Row};
 use self::trouble::{Load, Trouble};
-use crate::chart;
-use crate::failure::{Failure, asked_to_stop};
-use crate::report::progress;
+use crate::durable::runtime;
+use crate::failure::{Failure, unless_stopped};
+use crate::output::Output;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, size, unusable};
 
@@ -72,29 +72,17 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-
-    /// Draw a chart into this file.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Measures all of it and prints the report.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let directory = directory(options.dir.as_deref())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| {
-        Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
-    })?;
+    let runtime = runtime()?;
     let steps = options.rounds as usize * Trouble::ALL.len() * options.nodes.len();
-    let progress = progress(options.json, steps as u64);
-    let measured = runtime.block_on(async {
-        tokio::select! { biased;
-            Ok(()) = asked_to_stop() => Err(Failure::Interrupted),
-            measured = measure(options, directory.path(), &progress) => measured,
-        }
-    });
+    let progress = options.output.progress(steps as u64);
+    let measured = runtime.block_on(unless_stopped(measure(options, directory.path(), &progress)));
     // Also when it failed: what follows on the terminal begins on a clean line.
     progress.finish_and_clear();
     // First whoever writes there.
@@ -104,10 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     removed.map_err(|e| unusable(&e))?;
     let Options { value_bytes, state_bytes, rounds, seconds, .. } = *options;
     let report = Report { value_bytes, state_bytes, rounds, length: seconds, rows };
-    report.print(options.json).map_err(|error| {
-        Failure::new(format!("cannot print the results: {error}"), "look at where they go")
-    })?;
-    options.svg.as_ref().map_or(Ok(()), |file| chart::draw(&report.panels(), file))
+    options.output.end(report.print(options.output.json), &report.panels())
 }
 
 async fn measure(

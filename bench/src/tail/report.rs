@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::load::Answers;
 use super::trouble::Trouble;
 use crate::chart::{Bars, Group};
-use crate::report::{grouped, median, rounded};
+use crate::report::{grouped, median, rounded, spread};
 
 /// A trouble may cost the slowest writes so many times what they take without.
 const LIMIT: f64 = 2.0;
@@ -73,11 +73,12 @@ impl Compared {
         };
         let (with, without) = (times(|p| &p.disturbed), times(|p| &p.undisturbed));
         let ratios: Vec<f64> = with.iter().zip(&without).map(|(with, w)| with / w).collect();
+        let (min, max) = spread(&ratios);
         Self {
             with: median(with),
             without: median(without),
-            min: rounded(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
-            max: rounded(ratios.iter().copied().fold(0.0, f64::max)),
+            min: rounded(min),
+            max: rounded(max),
             ratio: rounded(median(ratios)),
         }
     }

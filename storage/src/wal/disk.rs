@@ -215,8 +215,8 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile(File);
 
-/// Bytes of one write while zeros are laid out.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// What nothing was written to: as much as is laid out, or compared, at a time.
+pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl DiskFile for RealFile {
     #[cfg(unix)]

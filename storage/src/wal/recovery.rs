@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_engine::{EntryBlock, GroupId, planted};
 
-use super::disk::Disk;
+use super::disk::{Disk, ZEROS};
 use super::format::{GroupHeader, Record, SegmentHeader};
-use super::scan::{End, Scan, ZEROS, last_written, scan};
+use super::scan::{End, Scan, last_written, scan};
 use super::segment::{self, Files, Location, Segment, corrupt, failed};
 use crate::log::{LogOp, Recovered, StorageError};
 use crate::state::{LogState, Spans};

@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use quorate_engine::planted;
 
+use super::disk::ZEROS;
 use super::format::{
     ALIGN, BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Record, Salt, SegmentHeader, Unreadable,
     align, decode_records, u32_at,
@@ -112,9 +113,6 @@ pub(super) fn scan(
     }
     Ok(scan)
 }
-
-/// A piece of what nothing was written to.
-pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Where the last byte stands that is not zero. Most of the newest segment may be unused, so whole pieces
 /// are compared, which takes a tenth of the time that it takes to look at each byte.
