@@ -3,22 +3,26 @@
 //!
 //! Each awaits the network and nothing else, so a peer that hangs blocks its own lane only. The
 //! node never waits for them: it tries to send into a queue, and what does not fit is lost, as the
-//! network may lose anything.
+//! network may lose anything. They are of the node's crew: what takes the processor or a disk for long
+//! is done aside, by a task of the runtime.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use anyerror::AnyError;
+use futures::future::AbortHandle;
 use quorate_engine::message::AppendEntries;
 use quorate_engine::{GroupId, Index, NodeId, Replicate, Stream, StreamLimits, Term};
 use quorate_network::{Envelope, Lane, Message, NetworkError, Peer, SharedNetwork};
-use quorate_storage::{LogReadError, LogReader};
-use tokio::sync::{Notify, mpsc};
+use quorate_storage::{LogReadError, LogReader, StorageError};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use crate::control::{Control, ControlSender};
+use crate::control::{Control, ControlSender, weight};
+use crate::crew::Joining;
 use crate::env::Env;
 use crate::stats::Counters;
 use crate::tail::{Found, Tail};
@@ -28,6 +32,9 @@ const LANE_CAPACITY: usize = 1024;
 
 /// How long a lane pauses after a failure, so that a dead peer costs no processor time.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
+/// Messages from this size on are copied and encoded by a task of the runtime, not beside the node.
+const LARGE_BYTES: usize = 64 << 10;
 
 /// What every lane of a node needs.
 pub(crate) struct Wires {
@@ -45,6 +52,8 @@ pub(crate) struct Wires {
     pub(crate) counters: Arc<Counters>,
     /// The term of the node, for what its other tasks log.
     pub(crate) term: AtomicU64,
+    /// Of the node.
+    pub(crate) crew: Joining,
 }
 
 impl Wires {
@@ -52,15 +61,35 @@ impl Wires {
         self.term.load(Ordering::Relaxed)
     }
 
-    /// A task that talks to `peer`, in a span that says so.
+    /// A task of the runtime that talks to `peer`, in a span that says so.
     pub(crate) fn task(
         &self,
         peer: NodeId,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
-        let span =
-            tracing::info_span!(parent: None, "peer", node = self.id, group = self.group, peer);
-        self.env.spawn(Box::pin(task.instrument(span)))
+        self.env.spawn(Box::pin(task.instrument(self.span(peer))))
+    }
+
+    /// The same in the node's crew.
+    fn join(&self, peer: NodeId, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.crew.join(task.instrument(self.span(peer)))
+    }
+
+    fn span(&self, peer: NodeId) -> tracing::Span {
+        tracing::info_span!(parent: None, "peer", node = self.id, group = self.group, peer)
+    }
+
+    /// What `work` returns, done by a task of the runtime: a crew does nothing that takes long. `None` if
+    /// it panicked. Dropping this ends it.
+    async fn aside<T: Send + 'static>(
+        &self,
+        peer: NodeId,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (to, result) = oneshot::channel();
+        let task = self.task(peer, async move { drop(to.send(work.await)) });
+        let _ends = Ends(task);
+        result.await.ok()
     }
 
     pub(crate) fn envelope(&self, to: NodeId, message: Message) -> Envelope {
@@ -92,6 +121,33 @@ impl Wires {
         if sent.is_ok() { &counters.sent } else { &counters.lost }.add(count);
         sent
     }
+
+    /// The same for a mate of the crew.
+    async fn send_from_crew(
+        self: &Arc<Self>,
+        peer: &Peer,
+        lane: Lane,
+        envelopes: Vec<Envelope>,
+    ) -> Result<(), NetworkError> {
+        if envelopes.iter().map(weight).sum::<usize>() < LARGE_BYTES {
+            return self.send(peer, lane, envelopes).await;
+        }
+        let (wires, to) = (self.clone(), peer.clone());
+        let sent = self.aside(peer.id, async move { wires.send(&to, lane, envelopes).await });
+        sent.await.unwrap_or_else(|| {
+            let cause = AnyError::error("the network panicked");
+            Err(NetworkError::Unreachable { peer: peer.id, cause })
+        })
+    }
+}
+
+/// Ends a task when it is dropped.
+struct Ends(JoinHandle<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The node's end of a peer's lanes. Dropping it ends the tasks.
@@ -101,7 +157,7 @@ pub(crate) struct PeerLanes {
     clients: mpsc::Sender<Message>,
     slot: Arc<Slot>,
     counters: Arc<Counters>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Vec<AbortHandle>,
 }
 
 impl PeerLanes {
@@ -110,11 +166,11 @@ impl PeerLanes {
         let (clients, clients_in) = mpsc::channel(LANE_CAPACITY);
         let slot = Arc::new(Slot::default());
         let (id, address) = (peer.id, peer.address.clone());
-        let lane = |lane, queue| wires.task(id, run_lane(wires.clone(), peer.clone(), lane, queue));
+        let lane = |lane, queue| wires.join(id, run_lane(wires.clone(), peer.clone(), lane, queue));
         let tasks = vec![
             lane(Lane::Control, control_in),
             lane(Lane::Clients, clients_in),
-            wires.task(id, run_stream(wires.clone(), peer.clone(), slot.clone())),
+            wires.join(id, run_stream(wires.clone(), peer.clone(), slot.clone())),
         ];
         Self { address, control, clients, slot, counters: wires.counters.clone(), tasks }
     }
@@ -161,18 +217,12 @@ impl PeerLanes {
     pub(crate) fn sent(&self) -> Option<(u64, Index)> {
         self.slot.lock().sent
     }
-
-    /// Ends the tasks, and returns them to be awaited.
-    pub(crate) fn close(mut self) -> Vec<JoinHandle<()>> {
-        self.tasks.iter().for_each(JoinHandle::abort);
-        std::mem::take(&mut self.tasks)
-    }
 }
 
 impl Drop for PeerLanes {
     fn drop(&mut self) {
         // They hold nothing that must be finished: what they lose, the network may lose.
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -180,7 +230,7 @@ async fn run_lane(wires: Arc<Wires>, peer: Peer, lane: Lane, mut queue: mpsc::Re
     let mut messages = Vec::new();
     while queue.recv_many(&mut messages, 64).await > 0 {
         let envelopes = messages.drain(..).map(|m| wires.envelope(peer.id, m)).collect();
-        if let Err(error) = wires.send(&peer, lane, envelopes).await {
+        if let Err(error) = wires.send_from_crew(&peer, lane, envelopes).await {
             tracing::debug!(term = wires.term(), ?lane, %error, "messages lost");
             wires.refused(&error);
             if lane == Lane::Clients {
@@ -277,7 +327,7 @@ async fn run_stream(wires: Arc<Wires>, peer: Peer, slot: Arc<Slot>) {
         wires.counters.append_bytes.record(bytes);
         let message = Message::Raft(quorate_engine::Message::AppendEntries(append));
         let envelopes = vec![wires.envelope(peer.id, message)];
-        if let Err(error) = wires.send(&peer, Lane::Entries, envelopes).await {
+        if let Err(error) = wires.send_from_crew(&peer, Lane::Entries, envelopes).await {
             tracing::debug!(term = wires.term(), %error, "append lost");
             wires.refused(&error);
             wires.control.send(Control::Lost { to: peer.id, session });
@@ -297,7 +347,13 @@ async fn next(wires: &Wires, to: NodeId, stream: &mut Stream) -> Next {
         Found::Nothing => return Next::Wait,
         Found::Older { through } => through,
     };
-    match wires.log.read(want.after, through, want.max_bytes).await {
+    let log = wires.log.clone();
+    let read = async move { log.read(want.after, through, want.max_bytes).await };
+    let gone = || {
+        let cause = AnyError::error("the reader of the log panicked");
+        Err(LogReadError::Failed(StorageError::Failed(cause)))
+    };
+    match wires.aside(to, read).await.unwrap_or_else(gone) {
         Ok(blocks) => Next::Append(stream.send(blocks)),
         Err(LogReadError::Failed(error)) => {
             wires.control.send(Control::StorageFailed(error));

@@ -40,6 +40,7 @@ mod calls;
 mod client;
 mod config;
 mod control;
+mod crew;
 mod digests;
 mod env;
 mod error;

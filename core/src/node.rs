@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use quorate_engine::{
     Decline, Engine, EntryBlock, Index, Input, Instant, LogId, Membership, NodeId, Notice, Output,
     Outputs, RoleKind, Term, planted,
@@ -24,6 +25,7 @@ use crate::apply::ApplyInbox;
 use crate::callers::{Application, Token};
 use crate::config::Config;
 use crate::control::{Control, InitializeReply, Request, weight};
+use crate::crew::GiveWay;
 use crate::digests::Digests;
 use crate::error::{InitializeError, ReadError, WriteError};
 use crate::forward::{Forwarding, Write};
@@ -146,7 +148,7 @@ impl Node {
         let env = self.wires.env.clone();
         let mut controls = Vec::new();
         let mut requests = Vec::new();
-        let mut loaded = false;
+        let mut way = Fuse::terminated();
         let mut timer = env.sleep(Duration::MAX);
         let mut armed: Option<Instant> = None;
         if let Some((id, membership)) = self.engine.log().configurations().last() {
@@ -158,7 +160,7 @@ impl Node {
         while !self.books.stopping {
             // The timer is set again only for an earlier moment: a follower's deadline moves with
             // every heartbeat, and the timer may just as well fire for nothing now and then.
-            match (self.deadline(), armed) {
+            match (self.deadline(!way.is_terminated()), armed) {
                 (Some(at), None) => {
                     timer = env.sleep(at.since(env.now()));
                     armed = Some(at);
@@ -170,23 +172,22 @@ impl Node {
                 _ => {}
             }
             tokio::select! { biased;
+                () = &mut way => {}
                 _ = self.control.recv_many(&mut controls, TURN) => {}
-                n = self.requests.recv_many(&mut requests, TURN) => {
+                n = self.requests.recv_many(&mut requests, TURN), if way.is_terminated() => {
                     self.books.stopping = n == 0;
                 }
                 () = &mut timer, if armed.is_some() => armed = None,
             }
-            let asked = !requests.is_empty();
-            if asked && loaded {
-                // Under load the others go first, so that what is asked for meanwhile is one batch:
-                // streams, the apply worker, other nodes of the process.
-                tokio::task::yield_now().await;
-            }
-            loaded = asked;
             self.take_controls(&mut controls);
-            while requests.len() < TURN {
+            while way.is_terminated() && requests.len() < TURN {
                 let Ok(request) = self.requests.try_recv() else { break };
                 requests.push(request);
+            }
+            if requests.len() > 1 {
+                // Under load the others go first, so that what is asked for meanwhile is one batch:
+                // streams, the apply worker, other nodes of the process.
+                way = GiveWay::default().fuse();
             }
             let now = env.now();
             self.turn(now, &mut controls, &mut requests);
@@ -195,8 +196,10 @@ impl Node {
         self.stop(requests).instrument(span).await;
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let waiting = !self.books.parked.is_empty()
+    /// `giving_way`: requests may wait, unseen.
+    fn deadline(&self, giving_way: bool) -> Option<Instant> {
+        let waiting = giving_way
+            || !self.books.parked.is_empty()
             || !self.books.forwarding.is_empty()
             || !self.pending.is_empty()
             || self.orders.is_waiting()
@@ -666,7 +669,7 @@ impl Node {
                 let moved = |lanes: &PeerLanes| lanes.address != member.address;
                 if self.books.peers.get(peer).is_some_and(moved) {
                     // Opened again, at the new address, when next spoken to.
-                    self.books.peers.remove(peer).map(PeerLanes::close);
+                    self.books.peers.remove(peer);
                 }
             }
             self.board.event(&Event::Membership(membership.clone()));
@@ -829,11 +832,7 @@ impl Node {
         }
         self.application.fail_writes(&mut self.books.failures);
         self.application.close();
-        for (_, lanes) in std::mem::take(&mut self.books.peers) {
-            for task in lanes.close() {
-                drop(task.await);
-            }
-        }
+        self.books.peers.clear();
         close_storage(self.storage, &*env).await;
         self.board.event(&Event::Stopped { fatal: self.books.fatal });
         self.board.close();

@@ -16,6 +16,7 @@ use crate::apply::{ApplyInbox, ApplyWorker};
 use crate::callers::{Application, Callers};
 use crate::calls::GroupCalls;
 use crate::control::ControlSender;
+use crate::crew::{self, Crew};
 use crate::digests::Digests;
 use crate::env::{Env, blocking};
 use crate::error::StartError;
@@ -156,6 +157,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     let reader = storage.reader();
     let pending = Arc::new(Pending::default());
     let apply = Arc::new(ApplyInbox::default());
+    let (crew, joined) = crew::entrance();
     let wires = Arc::new(Wires {
         id,
         group,
@@ -169,6 +171,7 @@ pub(crate) async fn start_group<S: StateMachine>(
         limits: config.stream_limits(),
         counters: counters.clone(),
         term: AtomicU64::new(born_in),
+        crew,
     });
     let worker = ApplyWorker {
         machine,
@@ -236,7 +239,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     };
     let task = env.spawn(Box::pin(async move {
         let guard = guard;
-        node.run().await;
+        Crew::new(node.run(), joined).await;
         drop(guard);
     }));
     let task = tokio::sync::Mutex::new(Some(task));

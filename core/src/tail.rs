@@ -24,6 +24,29 @@ struct Inner {
     last: LogId,
 }
 
+impl Inner {
+    /// How many blocks end before `index`. Nearly every read is of the newest few, so the search begins
+    /// there: what lies further back is in no cache.
+    fn position(&self, index: Index) -> usize {
+        let ends_before = |at: usize| self.blocks[at].last().index < index;
+        let count = self.blocks.len();
+        let mut back = 1;
+        while back <= count && !ends_before(count - back) {
+            back *= 2;
+        }
+        let (mut low, mut high) = (count.saturating_sub(back), count - back / 2);
+        while low < high {
+            let middle = low.midpoint(high);
+            if ends_before(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
 /// What reading the tail can find.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -99,7 +122,7 @@ impl Tail {
         if next > through || next > tail.last.index {
             return Found::Nothing;
         }
-        let at = tail.blocks.partition_point(|block| block.last().index < next);
+        let at = tail.position(next);
         let Some(first) = tail.blocks.get(at) else { return Found::Older { through } };
         if first.first() > next {
             return Found::Older { through: through.min(first.first() - 1) };

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use common::*;
 use quorate::testing::Counter;
 use quorate::{
-    Index, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind, SnapshotError,
-    SnapshotStore, StorageError, WriteError,
+    Index, Lane, LogId, LogReader, MemoryDisk, MemoryStorage, Raft, RaftStorage, RoleKind,
+    SnapshotError, SnapshotStore, StorageError, WriteError,
 };
 use quorate_engine::EntryBlock;
 use quorate_storage::wal::{Crash, FakeDisk, Wal, WalOptions};
@@ -43,6 +43,8 @@ struct ScriptState {
     hold: bool,
     held: Vec<(WriteBatch, WriteDone)>,
     fail_reads: bool,
+    /// The tasks that have read.
+    readers: Vec<Option<tokio::task::Id>>,
 }
 
 struct Scripted(Arc<Script>);
@@ -123,6 +125,7 @@ impl LogReader for ScriptedReader {
         through: Index,
         max_bytes: usize,
     ) -> Result<Vec<EntryBlock>, LogReadError> {
+        self.script.state().readers.push(tokio::task::try_id());
         if self.script.state().fail_reads {
             return Err(LogReadError::Failed(failed()));
         }
@@ -408,6 +411,34 @@ async fn a_leader_that_cannot_read_its_log_stops_rather_than_send_nothing() {
     assert_eq!(next, others[1]);
     assert_eq!(cluster.nodes[&others[0]].read(|l| l.ids.len()).await.unwrap(), 500);
     cluster.shutdown().await;
+}
+
+/// A log may be read by blocking calls: never in the task that sends heartbeats.
+#[tokio::test(start_paused = true)]
+async fn whoever_speaks_for_a_node_does_not_read_its_log() {
+    let (cluster, scripts) = three(config(|c| c.tail_bytes = 1000)).await;
+    let leader = cluster.settle().await;
+    let away = cluster.others(leader)[0];
+    cluster.network.inner.isolate(away);
+    for n in 0..500 {
+        cluster.nodes[&leader].write(n).await.unwrap();
+    }
+    let script = &scripts[leader as usize - 1];
+    script.state().readers.clear();
+    let speakers = Arc::new(Mutex::new(Vec::new()));
+    let speaks = speakers.clone();
+    cluster.network.only(move |lane, envelope| {
+        if (envelope.from, lane) == (leader, Lane::Control) {
+            speaks.lock().unwrap().push(tokio::task::try_id());
+        }
+        true
+    });
+    cluster.network.inner.heal();
+    assert_eq!(cluster.nodes[&away].read(|l| l.ids.len()).await.unwrap(), 500);
+    cluster.shutdown().await;
+    let (speakers, readers) = (speakers.lock().unwrap(), &script.state().readers);
+    assert!(!speakers.is_empty() && !readers.is_empty());
+    assert!(readers.iter().all(|reader| !speakers.contains(reader)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,8 +20,9 @@ pub trait RaftNetwork: Send + Sync + 'static {
     /// Sends `messages` to `to`, in order, and returns when the next may be sent: written to a
     /// socket, say, not received.
     ///
-    /// Called by the stream task of (peer, lane), one call at a time for each, so order within a
-    /// lane is kept by waiting for the previous send. Messages may be lost, also after `Ok`, and
+    /// Called for each (peer, lane), one call at a time, so order within a lane is kept by waiting for
+    /// the previous send. Polled beside the node, in one task with it, if the messages are small
+    /// together: it may wait as long as it has to, but must not block its thread. Messages may be lost, also after `Ok`, and
     /// may arrive twice; they are never altered. A lane must not wait for another lane of the same
     /// peer. A dropped future may lose its messages, never half of one.
     ///
