@@ -137,6 +137,11 @@ impl<L: Future<Output = ()>> Crew<L> {
         }
     }
 
+    /// Whether the mates have given way, and it is over.
+    fn gave_way(&mut self, cx: &mut Context<'_>) -> bool {
+        self.way.as_mut().is_some_and(|way| Pin::new(way).poll(cx).is_ready())
+    }
+
     fn poll_mate(&mut self, place: usize) {
         // A waker may outlive its mate.
         let Some((mate, waker)) = &mut self.mates[place] else { return };
@@ -152,7 +157,7 @@ impl<L: Future<Output = ()>> Future for Crew<L> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let crew = self.get_mut();
         crew.due.task.register(cx.waker());
-        let mut gave_way = crew.way.as_mut().is_some_and(|way| Pin::new(way).poll(cx).is_ready());
+        let mut gave_way = crew.gave_way(cx);
         loop {
             let (lead, mates) = {
                 let mut queue = crew.due.lock();
@@ -180,7 +185,7 @@ impl<L: Future<Output = ()>> Future for Crew<L> {
             if mates > 0 {
                 let others = !crew.due.lock().mates.is_empty();
                 crew.way = others.then(GiveWay::default);
-                gave_way = crew.way.as_mut().is_some_and(|way| Pin::new(way).poll(cx).is_ready());
+                gave_way = crew.gave_way(cx);
             }
             if !coop::has_budget_remaining() {
                 cx.waker().wake_by_ref();

@@ -142,7 +142,7 @@ impl Wires {
 }
 
 /// Ends a task when it is dropped.
-struct Ends(JoinHandle<()>);
+pub(crate) struct Ends(pub(crate) JoinHandle<()>);
 
 impl Drop for Ends {
     fn drop(&mut self) {

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::Control;
 use crate::env::blocking;
-use crate::lanes::{PAUSE, Wires};
+use crate::lanes::{Ends, PAUSE, Wires};
 
 /// Parts that are sent and not acknowledged.
 const WINDOW_PARTS: u64 = 8;
@@ -50,7 +50,7 @@ pub(crate) struct Sending {
     /// Of the snapshot.
     pub(crate) bytes: u64,
     answers: mpsc::Sender<SnapshotProgress>,
-    task: JoinHandle<()>,
+    _ends: Ends,
 }
 
 impl Sending {
@@ -77,18 +77,12 @@ impl Sending {
             moved_at: wires.env.now(),
         };
         let task = wires.task(sender.peer.id, sender.run(from_peer));
-        Self { session, bytes, answers, task }
+        Self { session, bytes, answers, _ends: Ends(task) }
     }
 
     /// What the follower says it has. Lost if many wait: the newest will come again.
     pub(crate) fn answered(&self, have: SnapshotProgress) {
         let _lost = self.answers.try_send(have);
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

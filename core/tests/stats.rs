@@ -184,6 +184,7 @@ async fn snapshots_are_counted_where_they_are_built_sent_received_and_restored()
     let stats = node.stats();
     assert_eq!((stats.snapshots_built, stats.snapshots_failed), (1, 0));
     assert_eq!(stats.snapshot_built_bytes, info.bytes);
+    assert_eq!(stats.snapshots_sent, 1);
     assert!(stats.snapshot_sent_bytes >= info.bytes);
     let of_late = cluster.nodes[&late].stats();
     assert_eq!((of_late.snapshots_received, of_late.snapshots_restored), (1, 1));

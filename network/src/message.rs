@@ -20,11 +20,11 @@ pub trait RaftNetwork: Send + Sync + 'static {
     /// Sends `messages` to `to`, in order, and returns when the next may be sent: written to a
     /// socket, say, not received.
     ///
-    /// Called for each (peer, lane), one call at a time, so order within a lane is kept by waiting for
-    /// the previous send. Polled beside the node, in one task with it, if the messages are small
-    /// together: it may wait as long as it has to, but must not block its thread. Messages may be lost, also after `Ok`, and
-    /// may arrive twice; they are never altered. A lane must not wait for another lane of the same
-    /// peer. A dropped future may lose its messages, never half of one.
+    /// Called for each (peer, lane), one call at a time, so order within a lane is kept by waiting
+    /// for the previous send. If the messages are small together it is polled in one task with the
+    /// node: it may wait as long as it has to, but must not block its thread. Messages may be lost,
+    /// also after `Ok`, and may arrive twice; they are never altered. A lane must not wait for
+    /// another lane of the same peer. A dropped future may lose its messages, never half of one.
     ///
     /// # Errors
     /// The peer can't be reached now. The messages count as lost; the caller pauses for a moment
