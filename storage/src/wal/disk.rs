@@ -5,7 +5,8 @@
 //! [`DiskFile::sync`], names (created, renamed, removed) after [`Disk::sync_dir`].
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,8 +76,8 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Those of the file system. Any part of the bytes may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Gives an empty file `length` bytes of zeros, with room on the disk, so that later writes and
-    /// syncs within them change no metadata. Durable after [`DiskFile::sync`].
+    /// Gives an empty file `length` bytes that are read as zeros, and room for them on the disk.
+    /// Durable after [`DiskFile::sync`].
     ///
     /// # Errors
     /// `StorageFull` if there is no room, or those of the file system.
@@ -215,6 +216,17 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile(File);
 
+/// Writes zeros over a part of a file; durable after [`DiskFile::sync`].
+pub(super) fn write_zeros(file: &dyn DiskFile, part: Range<u64>) -> io::Result<()> {
+    let mut at = part.start;
+    while at < part.end {
+        let zeros = &ZEROS[..(part.end - at).min(ZEROS.len() as u64) as usize];
+        file.write_at(zeros, at)?;
+        at += zeros.len() as u64;
+    }
+    Ok(())
+}
+
 /// What nothing was written to: as much as is laid out, or compared, at a time.
 pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -257,16 +269,15 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
-    /// Writes the zeros out. Asking the file system to reserve the room would be quicker, and every
-    /// first write into it would then change metadata, which costs each sync a journal write.
+    /// Asks the file system for the room, and takes it by writing where there is no such call.
     fn allocate(&self, length: u64) -> io::Result<()> {
-        let mut left = length;
-        while left > 0 {
-            let n = left.min(ZEROS.len() as u64) as usize;
-            (&self.0).write_all(&ZEROS[..n])?;
-            left -= n as u64;
+        if cfg!(any(target_vendor = "apple", target_os = "linux", target_os = "android", windows)) {
+            match fs4::FileExt::allocate(&self.0, length) {
+                Err(e) if e.kind() == ErrorKind::Unsupported => {}
+                allocated => return allocated,
+            }
         }
-        Ok(())
+        write_zeros(self, 0..length)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -288,6 +299,10 @@ mod tests {
         let disk = RealDisk::new(dir.path().join("a/b")).unwrap();
         let file = disk.create("x").unwrap();
         file.allocate(100_000).unwrap();
+        assert_eq!(file.length().unwrap(), 100_000);
+        let mut all = vec![1; 100_000];
+        file.read_at(&mut all, 0).unwrap();
+        assert!(all.iter().all(|byte| *byte == 0));
         file.write_at(b"hello", 10).unwrap();
         file.sync().unwrap();
         assert_eq!(disk.create("x").err().unwrap().kind(), ErrorKind::AlreadyExists);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_engine::{EntryBlock, GroupId, planted};
 
-use super::disk::{Disk, ZEROS};
+use super::disk::{Disk, write_zeros};
 use super::format::{GroupHeader, Record, SegmentHeader};
 use super::scan::{End, Scan, last_written, scan};
 use super::segment::{self, Files, Location, Segment, corrupt, failed};
@@ -258,10 +258,7 @@ pub(super) fn repair(disk: &dyn Disk, replayed: &Replayed) -> Result<(), Storage
         let rest = &tail.bytes[tail.scan.end as usize..];
         // What is left of an earlier segment in the file may be as long as the file.
         let remains = last_written(rest).map_or(0, |last| last + 1);
-        for start in (0..remains).step_by(ZEROS.len()) {
-            let zeros = &ZEROS[..ZEROS.len().min(remains - start)];
-            tail.segment.file.write_at(zeros, tail.scan.end + start as u64)?;
-        }
+        write_zeros(&*tail.segment.file, tail.scan.end..tail.scan.end + remains as u64)?;
         tail.segment.file.sync()
     })()
     .map_err(|e| failed(disk, "repairing the end of the log", &e))

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use quorate_engine::{GroupId, LogId, planted};
 
 use super::WalOptions;
-use super::disk::{Disk, DiskLock};
+use super::disk::{Disk, DiskLock, write_zeros};
 use super::format::{
     BATCH_HEADER_BYTES, BatchWriter, FORMAT_VERSION, GroupHeader, NEXT_BYTES, SEAL_BYTES,
     SegmentHeader, align, op_bytes,
@@ -31,6 +31,11 @@ const MAX_BATCH_BYTES: u64 = 1 << 30;
 
 /// The buffer keeps no more memory than this when a large write is done.
 const MAX_IDLE_BUFFER_BYTES: usize = 16 << 20;
+
+/// How far ahead of the log its segment is laid out with zeros. The first write into room that was only
+/// reserved changes metadata, which its sync has to write as well: with this it is one sync in many. Less
+/// at a time would be more of those, more would make them longer.
+const LAY_OUT_BYTES: u64 = 512 << 10;
 
 /// One group, as its handles and readers know it.
 pub(super) struct Group {
@@ -95,6 +100,8 @@ pub(super) struct Writer {
     current: Arc<Segment>,
     /// Where the next batch goes; everything before is durable.
     end: u64,
+    /// Up to where the current segment was written, if only with zeros. At least `end`.
+    laid_out: u64,
     /// Of the last batch.
     sequence: u64,
     /// Whether nothing but a seal was written since the last seal.
@@ -157,6 +164,8 @@ impl Writer {
             spares,
             current,
             end,
+            // Further perhaps: nobody knows what was only reserved.
+            laid_out: end,
             sequence,
             sealed,
             poison: None,
@@ -274,13 +283,21 @@ impl Writer {
     /// Writes and syncs the batch in the buffer.
     fn commit(&mut self, sealed: bool) -> Result<(), StorageError> {
         let length = self.buffer.len() as u64;
-        assert!(self.end + length <= self.current.length, "room is made before a batch is written");
+        let end = self.end + length;
+        assert!(end <= self.current.length, "room is made before a batch is written");
+        let laid_out = if end <= self.laid_out {
+            self.laid_out
+        } else {
+            (end + LAY_OUT_BYTES).min(self.current.length)
+        };
         let file = &self.current.file;
         file.write_at(&self.buffer, self.end)
+            .and_then(|()| write_zeros(&**file, self.laid_out.max(end)..laid_out))
             .and_then(|()| if planted::on("batch-not-synced") { Ok(()) } else { file.sync() })
             .or_else(|e| if planted::on("sync-retried") { file.sync() } else { Err(e) })
             .map_err(|e| self.failed("writing a batch", &e))?;
-        self.end += length;
+        self.end = end;
+        self.laid_out = laid_out;
         self.sequence += 1;
         self.sealed = sealed;
         self.stats.writes += 1;
@@ -358,6 +375,7 @@ impl Writer {
         self.segments.insert(number, Arc::clone(&next));
         self.current = next;
         self.end = first_batch;
+        self.laid_out = if header.reused { header.length } else { first_batch };
         Ok(())
     }
 
