@@ -35,7 +35,7 @@ const MAX_IDLE_BUFFER_BYTES: usize = 16 << 20;
 /// How far ahead of the log its segment is laid out with zeros. The first write into room that was only
 /// reserved changes metadata, which its sync has to write as well: with this it is one sync in many. Less
 /// at a time would be more of those, more would make them longer.
-const LAY_OUT_BYTES: u64 = 512 << 10;
+const LAY_OUT_BYTES: u64 = 1 << 20;
 
 /// One group, as its handles and readers know it.
 pub(super) struct Group {
