@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use self::cluster::Cluster;
@@ -35,6 +35,10 @@ const PEAK_WRITERS: usize = 256;
 /// What to measure, and how the result is written.
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Measure only this. May be given more than once.
+    #[arg(long)]
+    trouble: Vec<Trouble>,
+
     /// Numbers of nodes, each a cluster of its own.
     #[arg(
         long,
@@ -76,11 +80,19 @@ pub(crate) struct Options {
     output: Output,
 }
 
+impl Options {
+    /// The troubles that were asked for, in the order of the report.
+    fn troubles(&self) -> impl Iterator<Item = Trouble> {
+        let chosen = |trouble: &Trouble| self.trouble.is_empty() || self.trouble.contains(trouble);
+        Trouble::value_variants().iter().copied().filter(chosen)
+    }
+}
+
 /// Measures all of it and prints the report.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let directory = directory(options.dir.as_deref())?;
     let runtime = runtime()?;
-    let steps = options.rounds as usize * Trouble::ALL.len() * options.nodes.len();
+    let steps = options.rounds as usize * options.troubles().count() * options.nodes.len();
     let progress = options.output.progress(steps as u64);
     let measured = runtime.block_on(unless_stopped(measure(options, directory.path(), &progress)));
     // Also when it failed: what follows on the terminal begins on a clean line.
@@ -123,7 +135,8 @@ async fn measure_cluster(
     let rate = options.rate.unwrap_or((peak * options.share / 100).max(1));
     let load = Load { value, rate, length: options.seconds };
     cluster.recover().await?;
-    let mut troubles: Vec<(Trouble, Vec<Pair>)> = Trouble::ALL.map(|t| (t, Vec::new())).into();
+    let mut troubles: Vec<(Trouble, Vec<Pair>)> =
+        options.troubles().map(|t| (t, Vec::new())).collect();
     for round in 0..options.rounds {
         for (trouble, pairs) in &mut troubles {
             progress.set_message(format!("{nodes} nodes, {}", trouble.as_str()));

@@ -208,7 +208,7 @@ mod tests {
             undisturbed: Answers::of(&[without]),
             disturbed: Answers::of(&[with]),
         };
-        let row = Row::of(Trouble::Dead, 3, (20, 10), &[pair(300, 100), pair(400, 200)]);
+        let row = Row::of(Trouble::DeadFollower, 3, (20, 10), &[pair(300, 100), pair(400, 200)]);
         assert_eq!((row.ratio, row.ratio_min, row.ratio_max), (2.5, 2.0, 3.0));
         assert_eq!((row.value, row.peer_value), (350, 150));
     }
@@ -218,7 +218,11 @@ mod tests {
         let pair = Pair { undisturbed: Answers::of(&[100]), disturbed: Answers::of(&[300]) };
         let pairs = [pair];
         let row = |trouble, nodes| Row::of(trouble, nodes, (20, 10), &pairs);
-        let rows = vec![row(Trouble::Nothing, 3), row(Trouble::Dead, 3), row(Trouble::Dead, 5)];
+        let rows = vec![
+            row(Trouble::Nothing, 3),
+            row(Trouble::DeadFollower, 3),
+            row(Trouble::DeadFollower, 5),
+        ];
         let length = Duration::from_secs(1);
         let report = Report { value_bytes: 1, state_bytes: 1, rounds: 1, length, rows };
         let panels = report.panels();

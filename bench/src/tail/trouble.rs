@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use quorate::{Raft, ReadMode};
 use tokio::time::sleep;
 
@@ -23,17 +24,22 @@ const SLOW: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What goes wrong, with one follower unless it says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub(crate) enum Trouble {
     /// Nothing: how far two measurements of the same are apart.
     Nothing,
-    Dead,
+    /// Nothing reaches it, and nothing comes from it.
+    DeadFollower,
     /// It comes back, recovers from its disk, and catches up.
     Restart,
     /// The leader builds one snapshot after the other.
     Snapshot,
+    /// Each write of its log takes long.
     SlowDisk,
+    /// Each batch that its state machine applies takes long.
     SlowMachine,
+    /// A backup and its state are read slowly.
     SlowReader,
 }
 
@@ -54,20 +60,10 @@ impl Load {
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Nothing,
-        Self::Dead,
-        Self::Restart,
-        Self::Snapshot,
-        Self::SlowDisk,
-        Self::SlowMachine,
-        Self::SlowReader,
-    ];
-
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Dead => "dead_follower",
+            Self::DeadFollower => "dead_follower",
             Self::Restart => "restart",
             Self::Snapshot => "snapshot",
             Self::SlowDisk => "slow_disk",
@@ -84,7 +80,7 @@ impl Trouble {
     ) -> Result<Answers, Failure> {
         let aside = match self {
             Self::Nothing => None,
-            Self::Dead => {
+            Self::DeadFollower => {
                 cluster.cut_off_follower();
                 None
             }
