@@ -450,6 +450,29 @@ fn a_file_of_the_log_is_a_portable_one() {
     assert!(read(&*backup).unwrap() == content(6, bytes), "deleted under its reader");
 }
 
+/// While a file system gives back the room of a large file at once, it syncs nothing.
+#[test]
+fn the_room_of_a_deleted_snapshot_is_given_back_a_piece_at_a_time() {
+    let disk = FakeDisk::new(1);
+    let (group, _driver, _) = open(&disk).unwrap();
+    let store = group.snapshots();
+    let bytes = 9 << 20;
+    put(&*store, 5, 6, bytes).unwrap();
+    let before = disk.ops();
+    store.delete(LogId::new(1, 5)).unwrap();
+    // Hidden, durably; three times shortened, durably; removed.
+    assert_eq!(disk.ops() - before, 2 + 3 * 2 + 1);
+
+    // Not as long as somebody reads it.
+    put(&*store, 5, 6, bytes).unwrap();
+    let reader = store.open(LogId::new(1, 5)).unwrap().unwrap();
+    drop(store.open(LogId::new(1, 5)));
+    let before = disk.ops();
+    store.delete(LogId::new(1, 5)).unwrap();
+    assert_eq!(disk.ops() - before, 2 + 1);
+    assert!(read(&*reader).unwrap() == content(6, bytes), "deleted under its reader");
+}
+
 #[test]
 fn a_file_that_is_no_snapshot_is_named() {
     let dir = tempfile::tempdir().unwrap();

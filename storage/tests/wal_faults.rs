@@ -382,6 +382,9 @@ impl DiskFile for WatchedFile {
     fn allocate(&self, length: u64) -> std::io::Result<()> {
         self.file.allocate(length)
     }
+    fn shorten(&self, length: u64) -> std::io::Result<()> {
+        self.file.shorten(length)
+    }
     fn sync(&self) -> std::io::Result<()> {
         self.file.sync()?;
         // Nobody listens any more when the test is over.

@@ -264,6 +264,10 @@ impl DiskFile for GatedFile {
         self.file.allocate(length)
     }
 
+    fn shorten(&self, length: u64) -> io::Result<()> {
+        self.file.shorten(length)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }

@@ -19,7 +19,8 @@ use crate::log::StorageError;
 /// Opens the snapshot in the file `path`, as an [`Encoder`] made it.
 ///
 /// Reads its header and its footer, so that a file that is not complete is refused here; the
-/// content is checked as it is read.
+/// content is checked as it is read. Not for the files of an open log, which cuts short what it
+/// deletes: its readers come from [`SnapshotStore::open`](super::SnapshotStore::open).
 ///
 /// # Errors
 /// [`StorageError::Corrupt`] if the file is damaged, cut or something else, [`StorageError::Unusable`]

@@ -83,6 +83,13 @@ pub trait DiskFile: Send + Sync + 'static {
     /// `StorageFull` if there is no room, or those of the file system.
     fn allocate(&self, length: u64) -> io::Result<()>;
 
+    /// Gives back everything behind the first `length` bytes, of which there are more. Durable after
+    /// [`DiskFile::sync`].
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn shorten(&self, length: u64) -> io::Result<()>;
+
     /// Makes everything written so far durable, with the length of the file.
     ///
     /// # Errors
@@ -280,6 +287,10 @@ impl DiskFile for RealFile {
         write_zeros(self, 0..length)
     }
 
+    fn shorten(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -314,6 +325,9 @@ mod tests {
         assert_eq!(&bytes, b"\0hello\0");
         assert_eq!(file.length().unwrap(), 100_000);
         assert_eq!(file.read_at(&mut bytes, 99_999).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        file.shorten(11).unwrap();
+        file.sync().unwrap();
+        assert_eq!(file.length().unwrap(), 11);
         assert_eq!(disk.list().unwrap(), ["y"]);
         disk.remove("y").unwrap();
         assert!(disk.list().unwrap().is_empty());

@@ -81,10 +81,15 @@ struct State {
 struct FileState {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// In order; a crash keeps any sectors of each.
-    unsynced: Vec<(usize, Vec<u8>)>,
+    /// In order; a crash keeps any of them, and of a write any sectors.
+    unsynced: Vec<FileChange>,
     /// One clone here and one in each handle.
     held: Arc<()>,
+}
+
+enum FileChange {
+    Write(usize, Vec<u8>),
+    Shorten(usize),
 }
 
 enum NameChange {
@@ -193,7 +198,7 @@ impl FakeDisk {
     }
 
     /// How many calls have tried to change something: `create`, `rename`, `remove`, `write_at`,
-    /// `allocate`, `sync`, `sync_dir`. The next one has this number.
+    /// `allocate`, `shorten`, `sync`, `sync_dir`. The next one has this number.
     pub fn ops(&self) -> u64 {
         self.lock_state().ops
     }
@@ -312,7 +317,16 @@ impl State {
         let mut files = std::mem::take(&mut self.files);
         files.retain(|id, _| self.durable.values().any(|named| named == id));
         for file in files.values_mut() {
-            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+            for change in std::mem::take(&mut file.unsynced) {
+                let (offset, bytes) = match change {
+                    FileChange::Write(offset, bytes) => (offset, bytes),
+                    FileChange::Shorten(_) => {
+                        if self.survives(how) {
+                            change.apply(&mut file.durable);
+                        }
+                        continue;
+                    }
+                };
                 let mut at = 0;
                 while at < bytes.len() {
                     let sector_end = ((offset + at) / SECTOR_BYTES + 1) * SECTOR_BYTES - offset;
@@ -350,8 +364,17 @@ impl State {
         self.check_quota(growth)?;
         let file = self.files.get_mut(&file).expect("files outlive their handles");
         put(&mut file.live, offset, bytes);
-        file.unsynced.push((offset, bytes.to_vec()));
+        file.unsynced.push(FileChange::Write(offset, bytes.to_vec()));
         Ok(())
+    }
+}
+
+impl FileChange {
+    fn apply(self, content: &mut Vec<u8>) {
+        match self {
+            FileChange::Write(offset, bytes) => put(content, offset, &bytes),
+            FileChange::Shorten(length) => content.truncate(length),
+        }
     }
 }
 
@@ -493,6 +516,16 @@ impl DiskFile for FakeFile {
         self.mount.disk.change(self.mount.life)?.write(self.file, &vec![0; length as usize], 0)
     }
 
+    fn shorten(&self, length: u64) -> io::Result<()> {
+        let mut state = self.mount.disk.change(self.mount.life)?;
+        let file = state.files.get_mut(&self.file).expect("files outlive their handles");
+        let length = length as usize;
+        assert!(length < file.live.len(), "a file is shortened to less than it has");
+        file.live.truncate(length);
+        file.unsynced.push(FileChange::Shorten(length));
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let disk = &self.mount.disk;
         let mut state = disk.change(self.mount.life)?;
@@ -517,8 +550,8 @@ impl DiskFile for FakeFile {
         if fails {
             return Err(io::Error::other(format!("the sync failed, {}", FakeDisk::TOLD)));
         }
-        for (offset, bytes) in unsynced {
-            put(&mut file.durable, offset, &bytes);
+        for change in unsynced {
+            change.apply(&mut file.durable);
         }
         Ok(())
     }
@@ -624,6 +657,26 @@ mod tests {
             kinds.insert((content[256], content[512], content[1024]));
         }
         assert_eq!(kinds.len(), 8, "every combination of three sectors");
+    }
+
+    #[test]
+    fn a_crash_may_undo_a_shortening() {
+        for (how, lengths) in [(Crash::LoseUnsynced, vec![1000]), (Crash::Torn, vec![10, 1000])] {
+            let after = |seed| {
+                let disk = FakeDisk::new(seed);
+                let mount = disk.mount();
+                let file = mount.create("x").unwrap();
+                file.allocate(1000).unwrap();
+                file.sync().unwrap();
+                mount.sync_dir().unwrap();
+                file.shorten(10).unwrap();
+                assert_eq!(file.length().unwrap(), 10);
+                disk.crash(how);
+                disk.content("x").unwrap().len()
+            };
+            let found: BTreeSet<usize> = (0..100).map(after).collect();
+            assert!(found.into_iter().eq(lengths), "{how:?}");
+        }
     }
 
     #[test]

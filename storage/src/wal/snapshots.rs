@@ -21,11 +21,17 @@ use crate::snapshot::{SnapshotInfo, SnapshotMeta, SnapshotReader, SnapshotStore,
 /// 1 MiB.
 const SYNC_BYTES: u64 = 1 << 20;
 
+/// The room of a file that goes is given back in pieces of so many bytes: while a file system gives back
+/// 64 MiB at once it syncs nothing for ten milliseconds, and longer where it tells the disk of it.
+const GIVE_BACK_BYTES: u64 = 4 << 20;
+
 /// What all handles on the snapshots of one group share.
 #[derive(Default)]
 pub(super) struct SnapshotFiles {
     /// Tells unfinished files apart.
     unfinished: AtomicU64,
+    /// Complete files that were opened to be read. Locked while one is, and while one gets another name.
+    opened: Mutex<Vec<(LogId, Weak<dyn DiskFile>)>>,
     /// The directory could not be synced: which snapshots exist is unknown until the next start.
     failed: Mutex<Option<StorageError>>,
 }
@@ -33,6 +39,36 @@ pub(super) struct SnapshotFiles {
 impl SnapshotFiles {
     fn failed(&self) -> MutexGuard<'_, Option<StorageError>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SnapshotFiles {
+    /// A name for a file that nobody looks for.
+    fn unfinished(&self, name: &str) -> String {
+        let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
+        format!("{name}.{number}{UNFINISHED}")
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<(LogId, Weak<dyn DiskFile>)>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a complete file.
+    fn open(&self, disk: &dyn Disk, name: &str, last: LogId) -> io::Result<Arc<dyn DiskFile>> {
+        let mut opened = self.opened();
+        let file = disk.open(name)?;
+        opened.retain(|(_, file)| file.strong_count() > 0);
+        opened.push((last, Arc::downgrade(&file)));
+        Ok(file)
+    }
+
+    /// Gives the file of a snapshot a name that nobody looks for. With it, whether somebody may still read
+    /// it.
+    fn hide(&self, disk: &dyn Disk, name: &str, last: LogId) -> io::Result<(String, bool)> {
+        let unfinished = self.unfinished(name);
+        let opened = self.opened();
+        disk.rename(name, &unfinished)?;
+        Ok((unfinished, opened.iter().any(|(id, file)| *id == last && file.strong_count() > 0)))
     }
 }
 
@@ -101,7 +137,7 @@ impl WalSnapshots {
 
     fn reader(&self, last: LogId) -> Result<Option<FileReader<Arc<dyn DiskFile>>>, StorageError> {
         let name = name(self.group, last);
-        let file = match self.disk.open(&name) {
+        let file = match self.files.open(&*self.disk, &name, last) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(self.failed(&format!("opening {name}"), &e)),
@@ -143,8 +179,7 @@ impl SnapshotStore for WalSnapshots {
     fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
         let lock = self.lock()?;
         let name = name(self.group, meta.last);
-        let number = self.files.unfinished.fetch_add(1, Ordering::Relaxed);
-        let unfinished = format!("{name}.{number}{UNFINISHED}");
+        let unfinished = self.files.unfinished(&name);
         let created = self.disk.create(&unfinished);
         let file = created.map_err(|e| self.failed("creating a snapshot", &e))?;
         let mut file = Unfinished {
@@ -167,15 +202,35 @@ impl SnapshotStore for WalSnapshots {
         Ok(self.reader(last)?.map(|reader| Arc::new(reader) as Arc<dyn SnapshotReader>))
     }
 
+    /// The file gets a name that nobody looks for, durably, and goes when nobody reads it.
     fn delete(&self, last: LogId) -> Result<(), StorageError> {
         let _lock = self.lock()?;
-        match self.disk.remove(&name(self.group, last)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(self.failed("deleting a snapshot", &e))
+        let (hidden, is_read) = match self.files.hide(&*self.disk, &name(self.group, last), last) {
+            Ok(hidden) => hidden,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return sync_names(&*self.disk, &self.files);
             }
-            _ => sync_names(&*self.disk, &self.files),
+            Err(e) => return Err(self.failed("deleting a snapshot", &e)),
+        };
+        sync_names(&*self.disk, &self.files)?;
+        // What is not given back now goes with the file, and that, if it stays, at the next start.
+        if !is_read {
+            drop(self.disk.open(&hidden).and_then(|file| give_back(&*file)));
         }
+        drop(self.disk.remove(&hidden));
+        Ok(())
     }
+}
+
+/// Gives the room of a file back, a piece at a time.
+fn give_back(file: &dyn DiskFile) -> io::Result<()> {
+    let mut length = file.length()?;
+    while length > 0 {
+        length = length.saturating_sub(GIVE_BACK_BYTES);
+        file.shorten(length)?;
+        file.sync()?;
+    }
+    Ok(())
 }
 
 /// Makes the names in the directory durable, or no longer believes them: a later sync that succeeds
