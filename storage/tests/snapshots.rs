@@ -442,8 +442,12 @@ fn a_file_of_the_log_is_a_portable_one() {
     encoder.append(&read(&*reader).unwrap(), &mut stream);
     assert_eq!(encoder.finish(&mut stream), info);
     assert!(std::fs::read(&path).unwrap() == stream);
+    let linked = dir.path().join("linked");
+    std::fs::hard_link(&path, &linked).unwrap();
+    drop(reader);
     let backup = file::open_file(&path).unwrap();
     group.snapshots().delete(info.meta.last).unwrap();
+    assert!(std::fs::read(&linked).unwrap() == stream, "deleted under another name");
     drop((group, wal));
     assert!(!path.exists());
     assert_eq!(backup.info(), &info);

@@ -87,7 +87,8 @@ pub trait DiskFile: Send + Sync + 'static {
     /// [`DiskFile::sync`].
     ///
     /// # Errors
-    /// Those of the file system.
+    /// If the file has a second name (a hard link), whose content this is as well, or where that can't be
+    /// known; or those of the file system. Nothing has changed then.
     fn shorten(&self, length: u64) -> io::Result<()>;
 
     /// Makes everything written so far durable, with the length of the file.
@@ -287,8 +288,17 @@ impl DiskFile for RealFile {
         write_zeros(self, 0..length)
     }
 
+    #[cfg(unix)]
     fn shorten(&self, length: u64) -> io::Result<()> {
+        if std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?) > 1 {
+            return Err(io::Error::other("the file has another name"));
+        }
         self.0.set_len(length)
+    }
+
+    #[cfg(not(unix))]
+    fn shorten(&self, _: u64) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -325,9 +335,17 @@ mod tests {
         assert_eq!(&bytes, b"\0hello\0");
         assert_eq!(file.length().unwrap(), 100_000);
         assert_eq!(file.read_at(&mut bytes, 99_999).unwrap_err().kind(), ErrorKind::UnexpectedEof);
-        file.shorten(11).unwrap();
-        file.sync().unwrap();
-        assert_eq!(file.length().unwrap(), 11);
+        #[cfg(unix)]
+        {
+            let link = dir.path().join("link");
+            fs::hard_link(dir.path().join("a/b/y"), &link).unwrap();
+            assert!(file.shorten(11).is_err());
+            assert_eq!(fs::metadata(&link).unwrap().len(), 100_000);
+            fs::remove_file(link).unwrap();
+            file.shorten(11).unwrap();
+            file.sync().unwrap();
+            assert_eq!(file.length().unwrap(), 11);
+        }
         assert_eq!(disk.list().unwrap(), ["y"]);
         disk.remove("y").unwrap();
         assert!(disk.list().unwrap().is_empty());
