@@ -40,9 +40,7 @@ impl SnapshotFiles {
     fn failed(&self) -> MutexGuard<'_, Option<StorageError>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl SnapshotFiles {
     /// A name for a file that nobody looks for.
     fn unfinished(&self, name: &str) -> String {
         let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
