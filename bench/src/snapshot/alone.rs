@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use bytes::BytesMut;
 use clap::{Args, ValueEnum};
 use kv::store::{Command, Store};
 use kv::table::Table;
@@ -22,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::load::Values;
 use super::memory::Memory;
 use crate::failure::Failure;
+
+/// Before the node's own bytes: the magic and their length, a u64.
+const NODES_HEADER_BYTES: usize = 12;
 
 /// One of the two processes. Started by `bench snapshot`; nobody types it.
 #[derive(Args)]
@@ -89,10 +93,31 @@ async fn work(options: &Options) -> Result<Option<Alone>, StoreFailure> {
                 write(&mut store, &mut writes, due).await?;
             }
         }
-        Some(snapshot) => store.restore(Snapshot::from(open_file(snapshot)?)).await?,
+        Some(snapshot) => store.restore(state(open_file(snapshot)?.into())?).await?,
     }
     let after = Memory::of(process::id());
     Ok(before.zip(after).map(|(before, after)| Alone { before, after }))
+}
+
+/// What the state machine gave, of the `content` of a node's snapshot (docs/snapshot-format.md): behind
+/// `QFS1`, a length, and as many bytes of the node's own.
+fn state(mut content: Snapshot) -> Result<Snapshot, StoreFailure> {
+    let mut begin = BytesMut::new();
+    let mut state_at = NODES_HEADER_BYTES;
+    while begin.len() < state_at {
+        let piece = content.next().ok_or_else(|| StoreFailure::msg("a snapshot cut short"))?;
+        begin.extend_from_slice(&piece?);
+        if let Some((magic, length)) = begin.get(..NODES_HEADER_BYTES).map(|h| h.split_at(4)) {
+            if magic != b"QFS1" {
+                return Err(StoreFailure::msg("not a snapshot that a node has built"));
+            }
+            let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+            state_at = NODES_HEADER_BYTES + length as usize;
+        }
+    }
+    let begin = begin.split_off(state_at).freeze();
+    let begin = Some(begin).filter(|begin| !begin.is_empty());
+    Ok(Snapshot::new(begin.map(Ok).into_iter().chain(content)))
 }
 
 /// Applies the next `count` of the steady `writes`, one at a time.
