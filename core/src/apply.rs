@@ -330,7 +330,7 @@ impl<S: StateMachine> ApplyWorker<S> {
         self.open = None;
         let mut unknown: Answers<S> = Answers::with_room(0);
         for who in self.pending.take_through(index) {
-            unknown.add(who, Reply::Failed(WriteError::Unknown));
+            unknown.add(who, Reply::failed(WriteError::Unknown));
         }
         self.send(unknown);
     }
@@ -351,7 +351,7 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 
     async fn apply(&mut self, blocks: Vec<EntryBlock>) -> Result<(), Cause> {
-        let Given { entries, ids, verdicts, fresh } = self.take_in(&blocks)?;
+        let Given { entries, verdicts, fresh } = self.take_in(&blocks)?;
         let through = blocks.last().expect("a batch is not empty").last();
         for block in blocks.iter().filter(|block| block.kind() == EntryKind::Configuration) {
             let membership =
@@ -396,7 +396,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             self.leave_unknown(through.index);
         } else {
             let verdicts = self.settle(verdicts, &fresh, &responses);
-            self.answer(ids, responses, verdicts, &blocks);
+            self.answer(responses, verdicts, &blocks);
         }
         self.board.set_applied(through.index);
         Ok(())
@@ -407,17 +407,12 @@ impl<S: StateMachine> ApplyWorker<S> {
         let witness = self.witness;
         let given = |block: &&EntryBlock| block.kind().has_commands() && !witness;
         let count = blocks.iter().filter(given).map(|block| block.count() as usize).sum();
-        let mut all = Given {
-            entries: Vec::with_capacity(count),
-            ids: Vec::with_capacity(count),
-            verdicts: Vec::new(),
-            fresh: Vec::new(),
-        };
+        let mut all =
+            Given { entries: Vec::with_capacity(count), verdicts: Vec::new(), fresh: Vec::new() };
         for block in blocks.iter().filter(given) {
             assert!(!block.is_withheld(), "commands were withheld from a full replica");
             for (index, mut bytes) in (block.first()..).zip(block.entries()) {
                 let id = LogId::new(block.term(), index);
-                all.ids.push(id);
                 let unreadable = |error: &dyn fmt::Display| {
                     format!(
                         "entry {id} in the log is no command of this program: {error}; it is not \
@@ -468,13 +463,7 @@ impl<S: StateMachine> ApplyWorker<S> {
     }
 
     /// Gives each response to whoever proposed the command, if that was here or through here.
-    fn answer(
-        &mut self,
-        ids: Vec<LogId>,
-        responses: Vec<S::Response>,
-        verdicts: Verdicts,
-        blocks: &[EntryBlock],
-    ) {
+    fn answer(&mut self, responses: Vec<S::Response>, verdicts: Verdicts, blocks: &[EntryBlock]) {
         let mut answers;
         let mut overwritten = Vec::new();
         {
@@ -483,21 +472,21 @@ impl<S: StateMachine> ApplyWorker<S> {
                 // Nobody waits here: at a follower always, or nearly.
                 return;
             }
-            answers = Answers::with_room(ids.len());
-            let mut ids = ids.into_iter().peekable();
+            answers = Answers::with_room(responses.len());
             let mut responses = responses.into_iter();
             let mut verdicts = verdicts.into_iter().peekable();
             if let Some(open) = &mut self.open {
                 open.who = pending.open.take().map(|(who, _)| who);
             }
             for block in blocks {
-                let last = block.last();
                 if !block.kind().has_commands() {
                     // Entries of other kinds decide about the writes whose place they took.
-                    let none = pending.at(last, &mut overwritten);
+                    let none = pending.at(block.last(), &mut overwritten);
                     assert!(none.is_none(), "a write of a kind that is no command");
+                    continue;
                 }
-                while let Some(id) = ids.next_if(|id| id.index <= last.index) {
+                for index in block.first()..=block.last().index {
+                    let id = LogId::new(block.term(), index);
                     if let Some((_, verdict)) = verdicts.next_if(|(at, _)| *at == id.index) {
                         answers.add_broken(self.open.take());
                         if let Some(who) = pending.at(id, &mut overwritten).and_then(|o| o.who) {
@@ -531,7 +520,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             }
         }
         for who in overwritten {
-            answers.add(who, Reply::Failed(WriteError::Overwritten));
+            answers.add(who, Reply::failed(WriteError::Overwritten));
         }
         self.send(answers);
     }
@@ -547,8 +536,6 @@ impl<S: StateMachine> ApplyWorker<S> {
 struct Given<C> {
     /// For the state machine.
     entries: Vec<Committed<C>>,
-    /// Of every command, also of those that it does not get.
-    ids: Vec<LogId>,
     /// What becomes of those.
     verdicts: Verdicts,
     /// Which of `entries` are writes of sessions.
@@ -575,10 +562,14 @@ enum Reply<R> {
     /// Kept, with the version of the codec that wrote it.
     Repeated(u16, Bytes),
     Opened(u64),
-    Failed(WriteError),
+    Failed(Box<WriteError>),
 }
 
 impl<R> Reply<R> {
+    fn failed(error: WriteError) -> Self {
+        Reply::Failed(Box::new(error))
+    }
+
     /// What the caller is told of an entry of a session that is not applied.
     fn of(verdict: Verdict) -> Self {
         match verdict {
@@ -586,13 +577,13 @@ impl<R> Reply<R> {
             Verdict::Repeated((codec, Some(bytes))) => Reply::Repeated(codec, bytes),
             Verdict::Repeated((_, None)) => {
                 let text = "it has no encoding, so it could not be kept";
-                Reply::Failed(WriteError::Response(AnyError::error(text)))
+                Reply::failed(WriteError::Response(AnyError::error(text)))
             }
-            Verdict::Expired => Reply::Failed(WriteError::SessionExpired),
-            Verdict::Acknowledged => Reply::Failed(WriteError::Acknowledged),
+            Verdict::Expired => Reply::failed(WriteError::SessionExpired),
+            Verdict::Acknowledged => Reply::failed(WriteError::Acknowledged),
             Verdict::TooFar => {
                 let text = format!("over {WINDOW} writes ahead of what its session acknowledged");
-                Reply::Failed(WriteError::Refused(AnyError::error(text)))
+                Reply::failed(WriteError::Refused(AnyError::error(text)))
             }
             Verdict::Apply(_) | Verdict::RepeatedInBatch(_) => unreachable!("settled before"),
         }
@@ -627,7 +618,7 @@ impl<S: StateMachine> Answers<S> {
     /// Another leader's entries stand inside the run: part of it is done.
     fn add_broken(&mut self, run: Option<OpenRun<S::Response>>) {
         if let Some(who) = run.and_then(|run| run.who) {
-            self.add(who, Reply::Failed(WriteError::Unknown));
+            self.add(who, Reply::failed(WriteError::Unknown));
         }
     }
 
@@ -680,10 +671,10 @@ impl<S: StateMachine> Answers<S> {
                 (Some(Caller::Once(to)), Reply::Repeated(codec, bytes)) => {
                     let response = <S::Codec as Codec<S::Response>>::decode(codec, &bytes);
                     let once = response.map(|response| Once { response, repeated: true });
-                    drop(to.send(once.map_err(WriteError::Response)));
+                    drop(to.send(once.map_err(|e| Box::new(WriteError::Response(e)))));
                 }
                 (Some(Caller::Open(to)), Reply::Opened(session)) => drop(to.send(Ok(session))),
-                (Some(caller), Reply::Failed(error)) => caller.fail_write(error),
+                (Some(caller), Reply::Failed(error)) => caller.fail_write(*error),
                 (Some(_), _) => unreachable!("one command, one response; several, several"),
             }
         }

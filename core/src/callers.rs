@@ -24,18 +24,21 @@ pub(crate) type Token = u64;
 /// One waiting caller.
 pub(crate) enum Caller<S: StateMachine> {
     /// Of one command.
-    Write(oneshot::Sender<Result<S::Response, WriteError>>),
+    Write(oneshot::Sender<Written<S::Response>>),
     /// Of several.
-    WriteMany(oneshot::Sender<Result<Vec<S::Response>, WriteError>>),
+    WriteMany(oneshot::Sender<Written<Vec<S::Response>>>),
     /// Of one command of a session.
-    Once(oneshot::Sender<Result<Once<S::Response>, WriteError>>),
+    Once(oneshot::Sender<Written<Once<S::Response>>>),
     /// Of a session to be opened.
-    Open(oneshot::Sender<Result<u64, WriteError>>),
+    Open(oneshot::Sender<Written<u64>>),
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
     /// A client's call, for a write or for a read index.
     Client(ClientCall),
 }
+
+/// What a writer is told. Failures are rare and large: a box for them keeps all else in a cache line.
+pub(crate) type Written<T> = Result<T, Box<WriteError>>;
 
 /// What a write of a session has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,13 +184,14 @@ impl<S: StateMachine> Table<S> {
 
 impl<S: StateMachine> Caller<S> {
     pub(crate) fn fail_write(self, error: WriteError) {
+        let error = Box::new(error);
         // A caller that has gone away does not want to know.
         match self {
             Caller::Write(reply) => drop(reply.send(Err(error))),
             Caller::WriteMany(reply) => drop(reply.send(Err(error))),
             Caller::Once(reply) => drop(reply.send(Err(error))),
             Caller::Open(reply) => drop(reply.send(Err(error))),
-            Caller::Client(call) => call.fail_write(error),
+            Caller::Client(call) => call.fail_write(*error),
             Caller::Read(_) => unreachable!("a write's token names a writer"),
         }
     }
@@ -245,7 +249,8 @@ impl<S: StateMachine> Application for Callers<S> {
         // The bytes come from a peer: whatever they are, the write was done.
         let decode = |bytes: &Bytes| {
             let version = <S::Codec as Codec<S::Response>>::VERSION;
-            <S::Codec as Codec<S::Response>>::decode(version, bytes).map_err(WriteError::Response)
+            <S::Codec as Codec<S::Response>>::decode(version, bytes)
+                .map_err(|e| Box::new(WriteError::Response(e)))
         };
         let odd = || WriteError::Response(AnyError::error("not the answer to what was asked"));
         match (caller, completed) {
@@ -253,7 +258,8 @@ impl<S: StateMachine> Application for Callers<S> {
                 drop(reply.send(responses.iter().map(decode).collect()));
             }
             (Caller::Write(reply), Completed::Applied(responses)) => {
-                let response = if let [one] = &responses[..] { decode(one) } else { Err(odd()) };
+                let response =
+                    if let [one] = &responses[..] { decode(one) } else { Err(odd().into()) };
                 drop(reply.send(response));
             }
             (Caller::Once(reply), completed) => {
@@ -262,7 +268,7 @@ impl<S: StateMachine> Application for Callers<S> {
                         (decode(&responses[0]), false)
                     }
                     Completed::Repeated(response) => (decode(response), true),
-                    _ => (Err(odd()), false),
+                    _ => (Err(odd().into()), false),
                 };
                 drop(reply.send(response.map(|response| Once { response, repeated })));
             }

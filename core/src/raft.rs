@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::backup::{Backup, Restore};
-use crate::callers::{Caller, Callers, Once, ReadFn};
+use crate::callers::{Caller, Callers, Once, ReadFn, Written};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
 use crate::digests::{FNV_BASIS, fnv};
@@ -154,10 +154,10 @@ impl<S: StateMachine> Raft<S> {
     async fn ended<T>(
         &self,
         taken: Result<(), WriteError>,
-        answer: oneshot::Receiver<Result<T, WriteError>>,
+        answer: oneshot::Receiver<Written<T>>,
     ) -> Result<T, WriteError> {
         let outcome = match taken {
-            Ok(()) => answer.await.unwrap_or(Err(WriteError::Unknown)),
+            Ok(()) => answer.await.map_or(Err(WriteError::Unknown), |told| told.map_err(|e| *e)),
             Err(error) => Err(error),
         };
         self.shared.observer.counters.write_ended(outcome)
