@@ -22,7 +22,6 @@ use crate::control::Request;
 use crate::error::{ReadError, WriteError};
 use crate::forward::Commands;
 use crate::metrics::Board;
-use crate::raft::REQUEST_BYTES;
 
 /// Where the host hands the calls for one group. Called on the tasks of connections.
 pub(crate) trait Reception: Send + Sync + 'static {
@@ -52,11 +51,11 @@ impl<S: StateMachine> Reception for GroupCalls<S> {
             }
             CallKind::WriteOnce { write, codec, command } => {
                 let checked = self.check(codec, std::slice::from_ref(&command));
-                let commands = Commands::Session(SessionRequest::Write(write), command);
+                let commands = Commands::session(SessionRequest::Write(write), command);
                 self.write(caller, checked, commands, timeout);
             }
             CallKind::OpenSession => {
-                let commands = Commands::Session(SessionRequest::Open, Bytes::new());
+                let commands = Commands::session(SessionRequest::Open, Bytes::new());
                 self.write(caller, Ok(()), commands, timeout);
             }
             CallKind::ReadIndex => {
@@ -89,14 +88,13 @@ impl<S: StateMachine> GroupCalls<S> {
             let limit = self.max_command_bytes;
             return caller.fail_write(WriteError::TooLarge { bytes, limit });
         }
-        let cost = bytes + REQUEST_BYTES * commands.as_slice().len();
+        let cost = commands.cost();
         if self.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > self.queue_bytes {
             self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
             return caller.fail_write(WriteError::Overloaded);
         }
         self.board.write_queued();
-        let queued =
-            self.queue(caller, |token| Request::ClientWrite { token, commands, cost, timeout });
+        let queued = self.queue(caller, |token| Request::ClientWrite { token, commands, timeout });
         if !queued {
             self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
         }

@@ -141,7 +141,6 @@ pub(crate) enum Request {
     Write {
         token: Token,
         commands: Commands,
-        cost: usize,
     },
     Read {
         token: Token,
@@ -151,7 +150,6 @@ pub(crate) enum Request {
     ClientWrite {
         token: Token,
         commands: Commands,
-        cost: usize,
         timeout: Duration,
     },
     /// A client wants an index that covers every write acknowledged by now.

@@ -32,8 +32,16 @@ pub(crate) struct Write {
     /// When it was queued here, or the oldest of those taken together with it.
     pub(crate) asked_at: Instant,
     pub(crate) deadline: Instant,
-    /// What it takes of the node's queue quota.
-    pub(crate) cost: usize,
+}
+
+impl Write {
+    /// What it takes of the node's queue quota, if it comes from here.
+    pub(crate) fn cost(&self) -> usize {
+        match self.who {
+            Who::Local(_) | Who::Client(_) => self.commands.cost(),
+            Who::Remote { .. } => 0,
+        }
+    }
 }
 
 /// One command without an allocation, or a run of them.
@@ -42,14 +50,16 @@ pub(crate) enum Commands {
     One(Bytes),
     Many(Vec<Bytes>),
     /// One of a session; none, an empty one, if a session is to be opened.
-    Session(SessionRequest, Bytes),
+    /// Boxed, so that a request fits a cache line.
+    Session(Box<(SessionRequest, Bytes)>),
 }
 
 impl Commands {
     pub(crate) fn as_slice(&self) -> &[Bytes] {
         match self {
-            Commands::One(command) | Commands::Session(_, command) => std::slice::from_ref(command),
+            Commands::One(command) => std::slice::from_ref(command),
             Commands::Many(commands) => commands,
+            Commands::Session(write) => std::slice::from_ref(&write.1),
         }
     }
 
@@ -58,17 +68,31 @@ impl Commands {
         let (commands, session) = match self {
             Commands::One(command) => (vec![command.clone()], None),
             Commands::Many(commands) => (commands.clone(), None),
-            Commands::Session(SessionRequest::Open, _) => (vec![], Some(SessionRequest::Open)),
-            Commands::Session(request, command) => (vec![command.clone()], Some(*request)),
+            Commands::Session(write) => match &**write {
+                (SessionRequest::Open, _) => (vec![], Some(SessionRequest::Open)),
+                (request, command) => (vec![command.clone()], Some(*request)),
+            },
         };
         ForwardWrite { token, commands, session }
+    }
+
+    pub(crate) fn session(request: SessionRequest, command: Bytes) -> Self {
+        Commands::Session(Box::new((request, command)))
     }
 
     /// See [`run_bytes`].
     pub(crate) fn bytes(&self) -> usize {
         run_bytes(self.as_slice())
     }
+
+    /// What they take of the quota for what waits.
+    pub(crate) fn cost(&self) -> usize {
+        self.bytes() + REQUEST_BYTES * self.as_slice().len()
+    }
 }
+
+/// What a request costs besides its bytes.
+pub(crate) const REQUEST_BYTES: usize = 64;
 
 /// What a caller's commands count against the limit: their bytes, and from the second on what an
 /// entry takes besides, so that a run of a million empty commands is not free.
@@ -212,7 +236,6 @@ mod tests {
             commands: Commands::One(Bytes::new()),
             asked_at: Instant::ORIGIN,
             deadline: Instant::ORIGIN,
-            cost: 0,
         };
         let first = f.message(3, 0, Duration::ZERO, std::slice::from_ref(&write)).writes[0].token;
         f.sent(2, vec![write]);

@@ -33,9 +33,6 @@ use crate::start::start_group;
 use crate::stats::{Counters, Observer, Stats};
 use crate::trigger::Trigger;
 
-/// What a request costs besides its bytes.
-pub(crate) const REQUEST_BYTES: usize = 64;
-
 /// The group of a host that has one.
 const ONLY_GROUP: u64 = 1;
 
@@ -124,6 +121,7 @@ impl<S: StateMachine> Raft<S> {
         let (reply, answer) = oneshot::channel();
         let taken = self
             .encode(&command)
+            .map_err(Box::new)
             .and_then(|bytes| self.submit(Caller::Write(reply), Commands::One(bytes)));
         self.ended(taken, answer).await
     }
@@ -139,8 +137,8 @@ impl<S: StateMachine> Raft<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Vec<S::Response>, WriteError> {
-        let encode = |command| self.encode(&command);
-        let commands = commands.into_iter().map(encode).collect::<Result<Vec<Bytes>, _>>();
+        let encode = |command| self.encode(&command).map_err(Box::new);
+        let commands = commands.into_iter().map(encode).collect::<Written<Vec<Bytes>>>();
         if commands.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(Vec::new());
         }
@@ -153,14 +151,17 @@ impl<S: StateMachine> Raft<S> {
     /// What a write came to that was taken in, or not; counts it if it failed.
     async fn ended<T>(
         &self,
-        taken: Result<(), WriteError>,
+        taken: Written<()>,
         answer: oneshot::Receiver<Written<T>>,
     ) -> Result<T, WriteError> {
-        let outcome = match taken {
-            Ok(()) => answer.await.map_or(Err(WriteError::Unknown), |told| told.map_err(|e| *e)),
+        let told = match taken {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(WriteError::Unknown.into())),
             Err(error) => Err(error),
         };
-        self.shared.observer.counters.write_ended(outcome)
+        told.map_err(|error| {
+            self.shared.observer.counters.write_failed(&error);
+            *error
+        })
     }
 
     /// Opens a session, through the log: what is written in it is applied once, however often it has to
@@ -179,7 +180,7 @@ impl<S: StateMachine> Raft<S> {
     /// As [`Raft::write`]; a session whose opening is unknown lapses by itself.
     pub async fn open_session(&self) -> Result<u64, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let commands = Commands::Session(SessionRequest::Open, Bytes::new());
+        let commands = Commands::session(SessionRequest::Open, Bytes::new());
         self.ended(self.submit(Caller::Open(reply), commands), answer).await
     }
 
@@ -207,7 +208,7 @@ impl<S: StateMachine> Raft<S> {
         command: Bytes,
     ) -> Result<Once<S::Response>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let commands = Commands::Session(SessionRequest::Write(write), command);
+        let commands = Commands::session(SessionRequest::Write(write), command);
         self.ended(self.submit(Caller::Once(reply), commands), answer).await
     }
 
@@ -215,26 +216,27 @@ impl<S: StateMachine> Raft<S> {
         <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
     }
 
-    fn submit(&self, caller: Caller<S>, commands: Commands) -> Result<(), WriteError> {
+    fn submit(&self, caller: Caller<S>, commands: Commands) -> Written<()> {
         let shared = &*self.shared;
         let config = &shared.host.inner.config;
         let (bytes, limit) = (commands.bytes(), config.max_command_bytes);
         if bytes > limit {
-            return Err(WriteError::TooLarge { bytes, limit });
+            return Err(WriteError::TooLarge { bytes, limit }.into());
         }
-        let cost = bytes + REQUEST_BYTES * commands.as_slice().len();
+        let cost = commands.cost();
         if shared.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > config.queue_bytes {
             shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
-            return Err(WriteError::Overloaded);
+            return Err(WriteError::Overloaded.into());
         }
-        let token = shared.callers.insert(caller).inspect_err(|_| {
+        let token = shared.callers.insert(caller).map_err(|why| {
             shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+            WriteError::from(why)
         })?;
         shared.board.write_queued();
-        if shared.requests.send(Request::Write { token, commands, cost }).is_err() {
+        if shared.requests.send(Request::Write { token, commands }).is_err() {
             // Nobody else has seen the token.
             drop(shared.callers.take(token));
-            return Err(WriteError::Stopped);
+            return Err(WriteError::Stopped.into());
         }
         Ok(())
     }

@@ -271,9 +271,9 @@ impl Counters {
         self.write_failures[at.expect("every word is in its list")].get()
     }
 
-    /// What became of a write is told to its caller.
-    pub(crate) fn write_ended<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
-        outcome.inspect_err(|error| count(&WRITE_REASONS, error.reason(), &self.write_failures))
+    /// A caller is told why its write failed.
+    pub(crate) fn write_failed(&self, error: &WriteError) {
+        count(&WRITE_REASONS, error.reason(), &self.write_failures);
     }
 
     pub(crate) fn read_asked(&self, mode: ReadMode) {

@@ -32,15 +32,15 @@ impl Node {
         let mut writes = Vec::with_capacity(requests.len());
         for request in requests.drain(..) {
             match request {
-                Request::Write { token, commands, cost } => {
+                Request::Write { token, commands } => {
                     let who = Who::Local(token);
-                    writes.push(Write { who, commands, asked_at, deadline, cost });
+                    writes.push(Write { who, commands, asked_at, deadline });
                 }
                 Request::Read { token, mode } => readers.entry(mode).or_default().push(token),
-                Request::ClientWrite { token, commands, cost, timeout } => {
+                Request::ClientWrite { token, commands, timeout } => {
                     let deadline = now + timeout.min(self.config.write_timeout);
                     let who = Who::Client(token);
-                    writes.push(Write { who, commands, asked_at, deadline, cost });
+                    writes.push(Write { who, commands, asked_at, deadline });
                 }
                 Request::ReadIndex { token, timeout } => {
                     indexes.push(token);
@@ -135,13 +135,14 @@ impl Node {
                 who: Some(write.who),
                 deadline: write.deadline,
             });
-            if let Commands::Session(request, command) = &write.commands {
+            if let Commands::Session(of_session) = &write.commands {
+                let (request, command) = &**of_session;
                 batch.push_with(&entry_header(request, time_ms, &self.config), command);
             } else {
                 // A run stays in one block, so that all of it is in a log or none.
                 commands.iter().for_each(|command| batch.push(command));
             }
-            self.release(write.cost);
+            self.release(write.cost());
         }
         if !batch.is_empty() {
             self.propose_batch(now, batch, oldest);
@@ -192,7 +193,7 @@ impl Node {
 
     /// Gives a write back to its caller, and its room to others.
     pub(crate) fn reject(&mut self, write: Write, error: WriteError) {
-        self.release(write.cost);
+        self.release(write.cost());
         self.tell(write.who, error);
     }
 
@@ -255,10 +256,10 @@ impl Node {
                         None => Commands::Many(write.commands),
                         Some(request) => {
                             let command = write.commands.into_iter().next().unwrap_or_default();
-                            Commands::Session(request, command)
+                            Commands::session(request, command)
                         }
                     };
-                    writes.push(Write { who, commands, asked_at: now, deadline, cost: 0 });
+                    writes.push(Write { who, commands, asked_at: now, deadline });
                 }
             }
         }
@@ -282,7 +283,7 @@ impl Node {
             let Some(write) = self.books.forwarding.answered(from, token) else { continue };
             let Who::Local(caller) = write.who else { unreachable!("only own callers go out") };
             let mut complete = |completed| {
-                self.release(write.cost);
+                self.release(write.cost());
                 self.give_room();
                 self.application.complete_forwarded(caller, completed);
             };

@@ -23,7 +23,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::membership::Membership;
 use crate::types::{Index, LogId, Term};
@@ -102,7 +102,7 @@ pub enum BlockError {
 /// engine seals it.
 #[derive(Debug)]
 pub struct Batch {
-    buf: BytesMut,
+    buf: Vec<u8>,
     count: u32,
     kind: EntryKind,
     codec: u16,
@@ -120,8 +120,8 @@ impl Batch {
     /// If entries of this kind hold no commands.
     pub fn with_capacity(kind: EntryKind, codec: u16, body_bytes: usize) -> Self {
         assert!(kind.has_commands(), "a batch of commands");
-        let mut buf = BytesMut::with_capacity(BLOCK_HEADER_BYTES + body_bytes);
-        buf.put_bytes(0, BLOCK_HEADER_BYTES);
+        let mut buf = Vec::with_capacity(BLOCK_HEADER_BYTES + body_bytes);
+        buf.resize(BLOCK_HEADER_BYTES, 0);
         Self { buf, count: 0, kind, codec }
     }
 
@@ -129,6 +129,7 @@ impl Batch {
     ///
     /// # Panics
     /// If the block would pass 4 GiB; callers bound a batch far below that.
+    #[inline]
     pub fn push(&mut self, command: &[u8]) {
         self.push_with(&[], command);
     }
@@ -137,15 +138,16 @@ impl Batch {
     ///
     /// # Panics
     /// As [`Batch::push`].
+    #[inline]
     pub fn push_with(&mut self, header: &[u8], command: &[u8]) {
         let bytes = header.len() + command.len();
         assert!(
             self.buf.len() + bytes + ENTRY_OVERHEAD_BYTES <= u32::MAX as usize,
             "a block is at most 4 GiB"
         );
-        self.buf.put_u32_le(bytes as u32);
-        self.buf.put_slice(header);
-        self.buf.put_slice(command);
+        self.buf.extend_from_slice(&(bytes as u32).to_le_bytes());
+        self.buf.extend_from_slice(header);
+        self.buf.extend_from_slice(command);
         self.count += 1;
     }
 
@@ -179,7 +181,7 @@ impl Batch {
 }
 
 /// Fills in the header, behind which the entries stand already; none if they are withheld.
-fn seal(mut buf: BytesMut, count: u32, first: LogId, kind: EntryKind, codec: u16) -> EntryBlock {
+fn seal(mut buf: Vec<u8>, count: u32, first: LogId, kind: EntryKind, codec: u16) -> EntryBlock {
     assert!(count > 0, "a block holds at least one entry");
     let withheld = buf.len() == BLOCK_HEADER_BYTES;
     let length = buf.len() as u32;
@@ -195,7 +197,7 @@ fn seal(mut buf: BytesMut, count: u32, first: LogId, kind: EntryKind, codec: u16
     h[36..40].fill(0);
     let crc = crc32fast::hash(&buf[8..]);
     buf[4..8].copy_from_slice(&crc.to_le_bytes());
-    EntryBlock { first: first.index, term: first.term, count, kind, codec, bytes: buf.freeze() }
+    EntryBlock { first: first.index, term: first.term, count, kind, codec, bytes: buf.into() }
 }
 
 /// A run of entries of one term, immutable and cheap to clone.
@@ -212,17 +214,17 @@ pub struct EntryBlock {
 impl EntryBlock {
     /// The no-op a new leader begins its term with.
     pub fn noop(id: LogId) -> Self {
-        let mut buf = BytesMut::zeroed(BLOCK_HEADER_BYTES);
-        buf.put_u32_le(0);
+        let mut buf = vec![0; BLOCK_HEADER_BYTES];
+        buf.extend_from_slice(&0u32.to_le_bytes());
         seal(buf, 1, id, EntryKind::Noop, 0)
     }
 
     /// A configuration entry.
     pub fn configuration(id: LogId, membership: &Membership) -> Self {
         let payload = membership.to_bytes();
-        let mut buf = BytesMut::zeroed(BLOCK_HEADER_BYTES);
-        buf.put_u32_le(payload.len() as u32);
-        buf.put_slice(&payload);
+        let mut buf = vec![0; BLOCK_HEADER_BYTES];
+        buf.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        buf.extend_from_slice(&payload);
         seal(buf, 1, id, EntryKind::Configuration, 0)
     }
 
@@ -354,7 +356,7 @@ impl EntryBlock {
             return self.clone();
         }
         let first = LogId::new(self.term, self.first);
-        seal(BytesMut::zeroed(BLOCK_HEADER_BYTES), self.count, first, self.kind, self.codec)
+        seal(vec![0; BLOCK_HEADER_BYTES], self.count, first, self.kind, self.codec)
     }
 
     /// The payloads in order, sharing the block's memory. None if they are withheld.
@@ -387,9 +389,9 @@ impl EntryBlock {
                 at += ENTRY_OVERHEAD_BYTES + u32_at(&self.bytes, at) as usize;
             }
         }
-        let mut buf = BytesMut::with_capacity(BLOCK_HEADER_BYTES + at - start);
-        buf.put_bytes(0, BLOCK_HEADER_BYTES);
-        buf.put_slice(&self.bytes[start..at]);
+        let mut buf = Vec::with_capacity(BLOCK_HEADER_BYTES + at - start);
+        buf.resize(BLOCK_HEADER_BYTES, 0);
+        buf.extend_from_slice(&self.bytes[start..at]);
         let count = (through - from + 1) as u32;
         seal(buf, count, LogId::new(self.term, from), self.kind, self.codec)
     }
@@ -406,6 +408,7 @@ pub struct Entries<'a> {
 impl Iterator for Entries<'_> {
     type Item = Bytes;
 
+    #[inline]
     fn next(&mut self) -> Option<Bytes> {
         if self.left == 0 {
             return None;
@@ -448,11 +451,11 @@ impl fmt::Debug for EntryBlock {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]
@@ -506,11 +509,11 @@ mod tests {
         // What is not a command is no secret, and has to be known.
         let noop = EntryBlock::noop(LogId::new(4, 10));
         assert_eq!(noop.withheld(), noop);
-        let mut bytes = BytesMut::from(&w.bytes()[..]);
+        let mut bytes = w.bytes().to_vec();
         bytes[32] = EntryKind::Noop.code();
         let crc = crc32fast::hash(&bytes[8..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        let refused = EntryBlock::from_bytes(bytes.freeze());
+        let refused = EntryBlock::from_bytes(bytes.into());
         assert_eq!(refused, Err(BlockError::Malformed("withheld entries")));
     }
 
@@ -533,13 +536,13 @@ mod tests {
     #[test]
     fn a_sealed_lie_is_refused() {
         // The checksum fits, the content does not: what a buggy peer could send.
-        let mut buf = BytesMut::zeroed(BLOCK_HEADER_BYTES);
-        buf.put_u32_le(9);
-        buf.put_slice(b"short");
+        let mut buf = vec![0; BLOCK_HEADER_BYTES];
+        buf.extend_from_slice(&9u32.to_le_bytes());
+        buf.extend_from_slice(b"short");
         let b = seal(buf, 1, LogId::new(1, 1), EntryKind::Command, 0);
         assert_eq!(EntryBlock::from_bytes(b.bytes), Err(BlockError::Malformed("entry length")));
-        let mut buf = BytesMut::zeroed(BLOCK_HEADER_BYTES);
-        buf.put_u32_le(0);
+        let mut buf = vec![0; BLOCK_HEADER_BYTES];
+        buf.extend_from_slice(&0u32.to_le_bytes());
         let b = seal(buf, 1, LogId::new(u64::MAX, u64::MAX), EntryKind::Command, 0);
         assert_eq!(EntryBlock::from_bytes(b.bytes), Err(BlockError::Malformed("index")));
     }

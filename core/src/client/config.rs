@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_network::tcp::TcpOptions;
 
-use crate::raft::REQUEST_BYTES;
+use crate::forward::REQUEST_BYTES;
 
 /// What anything but a deadline may last.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::env::{Env, TokioEnv};
 use crate::error::{ReadError, WriteError};
-use crate::raft::REQUEST_BYTES;
+use crate::forward::REQUEST_BYTES;
 use task::{Asked, ClientTask, Origin};
 
 pub use config::ClientConfig;
