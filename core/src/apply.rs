@@ -262,8 +262,12 @@ impl<S: StateMachine> ApplyWorker<S> {
         let mut readers = Vec::with_capacity(due.len());
         self.callers.take_all(due, &mut readers);
         for reader in readers.into_iter().flatten() {
-            if let Caller::Read(f) = reader {
-                f(if self.witness { Err(ReadError::Witness) } else { Ok(&self.machine) });
+            match reader {
+                Caller::Read(f) if self.witness => f(Err(ReadError::Witness)),
+                Caller::Read(f) => f(Ok(&self.machine)),
+                Caller::Wait(to) if self.witness => drop(to.send(Err(ReadError::Witness.into()))),
+                Caller::Wait(to) => drop(to.send(Ok(()))),
+                _ => {}
             }
         }
     }

@@ -33,12 +33,17 @@ pub(crate) enum Caller<S: StateMachine> {
     Open(oneshot::Sender<Written<u64>>),
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
+    /// For a state that is new enough, which it looks at by itself.
+    Wait(oneshot::Sender<Waited>),
     /// A client's call, for a write or for a read index.
     Client(ClientCall),
 }
 
 /// What a writer is told. Failures are rare and large: a box for them keeps all else in a cache line.
 pub(crate) type Written<T> = Result<T, Box<WriteError>>;
+
+/// The same for one who waits for a state that is new enough.
+pub(crate) type Waited = Result<(), Box<ReadError>>;
 
 /// What a write of a session has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +120,10 @@ pub(crate) trait Application: Send + Sync + 'static {
     /// Tells a reader that there is no read.
     fn fail_read(&self, token: Token, error: ReadError);
 
+    /// The state is as new as these readers want it: whoever only waits for that is told so. Returns the
+    /// others.
+    fn complete_waits(&self, tokens: Vec<Token>) -> Vec<Token>;
+
     /// Tells a client the read index that it asked for.
     fn complete_index(&self, token: Token, index: Index);
 
@@ -172,6 +181,11 @@ impl<S: StateMachine> Callers<S> {
 }
 
 impl<S: StateMachine> Table<S> {
+    fn get(&self, token: Token) -> Option<&Caller<S>> {
+        let (generation, caller) = self.slots.get((token & 0xffff_ffff) as usize)?;
+        (*generation == (token >> 32) as u32).then_some(caller)
+    }
+
     fn take(&mut self, token: Token) -> Option<Caller<S>> {
         let slot = (token & 0xffff_ffff) as usize;
         let generation = (token >> 32) as u32;
@@ -192,13 +206,14 @@ impl<S: StateMachine> Caller<S> {
             Caller::Once(reply) => drop(reply.send(Err(error))),
             Caller::Open(reply) => drop(reply.send(Err(error))),
             Caller::Client(call) => call.fail_write(*error),
-            Caller::Read(_) => unreachable!("a write's token names a writer"),
+            Caller::Read(_) | Caller::Wait(_) => unreachable!("a write's token names a writer"),
         }
     }
 
     fn closed(self) {
         match self {
             Caller::Read(f) => f(Err(ReadError::Stopped)),
+            Caller::Wait(reply) => drop(reply.send(Err(ReadError::Stopped.into()))),
             // It was on its way somewhere when the node stopped.
             writer => writer.fail_write(WriteError::Unknown),
         }
@@ -233,9 +248,30 @@ impl<S: StateMachine> Application for Callers<S> {
     fn fail_read(&self, token: Token, error: ReadError) {
         match self.take(token) {
             Some(Caller::Read(f)) => f(Err(error)),
+            Some(Caller::Wait(reply)) => drop(reply.send(Err(error.into()))),
             Some(Caller::Client(call)) => call.fail_read(error),
             _ => {}
         }
+    }
+
+    fn complete_waits(&self, mut tokens: Vec<Token>) -> Vec<Token> {
+        let mut waiting = Vec::with_capacity(tokens.len());
+        {
+            let mut table = self.lock();
+            tokens.retain(|token| {
+                let waits = matches!(table.get(*token), Some(Caller::Wait(_)));
+                if waits {
+                    waiting.extend(table.take(*token));
+                }
+                !waits
+            });
+        }
+        for caller in waiting {
+            if let Caller::Wait(reply) = caller {
+                drop(reply.send(Ok(())));
+            }
+        }
+        tokens
     }
 
     fn complete_index(&self, token: Token, index: Index) {
@@ -273,7 +309,7 @@ impl<S: StateMachine> Application for Callers<S> {
                 drop(reply.send(response.map(|response| Once { response, repeated })));
             }
             (Caller::Open(reply), Completed::Opened(session)) => drop(reply.send(Ok(session))),
-            (Caller::Read(_) | Caller::Client(_), _) => {}
+            (Caller::Read(_) | Caller::Wait(_) | Caller::Client(_), _) => {}
             (caller, _) => caller.fail_write(odd()),
         }
     }

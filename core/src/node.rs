@@ -565,7 +565,7 @@ impl Node {
                 }
                 if let Some((asked_at, readers)) = self.books.reads.remove(&token) {
                     self.note_read_index(now, asked_at, readers.len());
-                    self.apply.read(index, now + self.config.read_timeout, readers);
+                    self.serve(now, index, readers);
                 }
             }
             Output::ReadFailed { token } => {
@@ -702,6 +702,17 @@ impl Node {
             });
         });
         self.storage.submit(batch, done);
+    }
+
+    /// Readers have their index: who waits for a state that is here already is told so at once, the others
+    /// are the apply worker's.
+    fn serve(&self, now: Instant, index: Index, mut readers: Vec<Token>) {
+        if index <= self.board.applied() && !self.engine.hard_state().witness {
+            readers = self.application.complete_waits(readers);
+        }
+        if !readers.is_empty() {
+            self.apply.read(index, now + self.config.read_timeout, readers);
+        }
     }
 
     /// Deadlines.

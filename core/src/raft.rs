@@ -412,7 +412,14 @@ impl<S: StateMachine> Raft<S> {
             tokio::task::coop::consume_budget().await;
             return Ok(());
         }
-        self.read_with(mode, |_| ()).await
+        let counters = &self.shared.observer.counters;
+        counters.read_asked(mode);
+        let (reply, answer) = oneshot::channel();
+        let told = match self.ask_to_read(mode, Caller::Wait(reply)) {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into())),
+            Err(error) => Err(error.into()),
+        };
+        counters.read_ended(told.map_err(|error| *error))
     }
 
     /// What a read by lease has to see, if this node leads and holds one now.
@@ -518,7 +525,7 @@ fn learner(id: NodeId, address: impl Into<String>, witness: bool) -> OrderKind {
 /// What a closure returned, or the panic it died of.
 type Called<T> = std::thread::Result<T>;
 
-type ReadAnswer<T> = Result<Called<T>, ReadError>;
+type ReadAnswer<T> = Result<Called<T>, Box<ReadError>>;
 
 fn reader<S: StateMachine, T: Send + 'static>(
     f: impl FnOnce(&S) -> T + Send + 'static,
@@ -527,7 +534,7 @@ fn reader<S: StateMachine, T: Send + 'static>(
     let run: ReadFn<S> = Box::new(move |state| {
         // It only looks at the state: a panic is its caller's, not the node's.
         let call = |state| std::panic::catch_unwind(AssertUnwindSafe(|| f(state)));
-        drop(reply.send(state.map(call)));
+        drop(reply.send(state.map(call).map_err(Box::new)));
     });
     (Caller::Read(run), answer)
 }
@@ -536,7 +543,8 @@ fn outcome_of_read<T>(
     answer: Result<ReadAnswer<T>, oneshot::error::RecvError>,
     counters: &Counters,
 ) -> Result<T, ReadError> {
-    let called = counters.read_ended(answer.unwrap_or(Err(ReadError::Stopped)))?;
+    let told = answer.unwrap_or_else(|_| Err(ReadError::Stopped.into()));
+    let called = counters.read_ended(told.map_err(|error| *error))?;
     Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

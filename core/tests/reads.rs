@@ -63,6 +63,28 @@ async fn a_deposed_leader_serves_no_stale_read() {
     cluster.shutdown().await;
 }
 
+/// Who reads the state by itself is told so when it is there, and not before.
+#[tokio::test(start_paused = true)]
+async fn who_only_waits_waits_for_the_state_machine_of_its_node() {
+    let cluster = Cluster::new(3, config(|_| {})).await;
+    let leader = cluster.settle().await;
+    let slow = cluster.others(leader)[0];
+    for n in 1..=20 {
+        cluster.machines[&slow].inject(Fault::Gate);
+        cluster.nodes[&leader].write(n).await.unwrap();
+        cluster.nodes[&leader].ensure_linearizable().await.unwrap();
+        let node = cluster.nodes[&slow].clone();
+        let waits = tokio::spawn(async move { node.ensure_linearizable().await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!waits.is_finished(), "its state machine does not have the write");
+        cluster.machines[&slow].open_gate();
+        waits.await.unwrap().unwrap();
+        let seen = cluster.nodes[&slow].read_with(ReadMode::Stale, |l| l.ids.len()).await;
+        assert_eq!(seen.unwrap(), n as usize);
+    }
+    cluster.shutdown().await;
+}
+
 /// Reads that wait when their leader is deposed are served by the next.
 #[tokio::test(start_paused = true)]
 async fn reads_outlive_a_change_of_leaders() {

@@ -55,6 +55,7 @@ async fn a_witness_has_no_state() {
     has_seen_all(&cluster, 3, leader).await;
     assert!(witness.metrics().witness && !cluster.nodes[&leader].metrics().witness);
     assert!(matches!(witness.read(|_| ()).await, Err(ReadError::Witness)));
+    assert!(matches!(witness.ensure_linearizable().await, Err(ReadError::Witness)));
     assert!(matches!(
         witness.read_with(quorate::ReadMode::Stale, |_| ()).await,
         Err(ReadError::Witness)
