@@ -180,19 +180,20 @@ impl<S: StateMachine> Callers<S> {
     }
 }
 
+/// Where the caller of `token` is, if it is the one there.
+fn slot(token: Token) -> usize {
+    (token & 0xffff_ffff) as usize
+}
+
 impl<S: StateMachine> Table<S> {
     fn get(&self, token: Token) -> Option<&Caller<S>> {
-        let (generation, caller) = self.slots.get((token & 0xffff_ffff) as usize)?;
+        let (generation, caller) = self.slots.get(slot(token))?;
         (*generation == (token >> 32) as u32).then_some(caller)
     }
 
     fn take(&mut self, token: Token) -> Option<Caller<S>> {
-        let slot = (token & 0xffff_ffff) as usize;
-        let generation = (token >> 32) as u32;
-        match self.slots.get(slot) {
-            Some((found, _)) if *found == generation => Some(self.slots.remove(slot).1),
-            _ => None,
-        }
+        self.get(token)?;
+        Some(self.slots.remove(slot(token)).1)
     }
 }
 
