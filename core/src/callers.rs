@@ -34,7 +34,7 @@ pub(crate) enum Caller<S: StateMachine> {
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
     /// For a state that is new enough, which it looks at by itself.
-    Wait(oneshot::Sender<Waited>),
+    Wait(oneshot::Sender<Served<()>>),
     /// A client's call, for a write or for a read index.
     Client(ClientCall),
 }
@@ -42,8 +42,8 @@ pub(crate) enum Caller<S: StateMachine> {
 /// What a writer is told. Failures are rare and large: a box for them keeps all else in a cache line.
 pub(crate) type Written<T> = Result<T, Box<WriteError>>;
 
-/// The same for one who waits for a state that is new enough.
-pub(crate) type Waited = Result<(), Box<ReadError>>;
+/// What a reader is told.
+pub(crate) type Served<T> = Result<T, Box<ReadError>>;
 
 /// What a write of a session has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

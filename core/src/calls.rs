@@ -80,19 +80,12 @@ impl<S: StateMachine> GroupCalls<S> {
         commands: Commands,
         timeout: Duration,
     ) {
-        if let Err(error) = checked {
-            return caller.fail_write(error);
-        }
-        let bytes = commands.bytes();
-        if bytes > self.max_command_bytes {
-            let limit = self.max_command_bytes;
-            return caller.fail_write(WriteError::TooLarge { bytes, limit });
-        }
-        let cost = commands.cost();
-        if self.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > self.queue_bytes {
-            self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
-            return caller.fail_write(WriteError::Overloaded);
-        }
+        let admit =
+            |()| commands.admit(self.max_command_bytes, &self.queued_bytes, self.queue_bytes);
+        let cost = match checked.and_then(admit) {
+            Ok(cost) => cost,
+            Err(error) => return caller.fail_write(error),
+        };
         self.board.write_queued();
         let queued = self.queue(caller, |token| Request::ClientWrite { token, commands, timeout });
         if !queued {

@@ -14,6 +14,7 @@
 //! answer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +89,28 @@ impl Commands {
     /// What they take of the quota for what waits.
     pub(crate) fn cost(&self) -> usize {
         self.bytes() + REQUEST_BYTES * self.as_slice().len()
+    }
+
+    /// Counts their cost in `queued`, of which there may be `quota`, and returns it.
+    ///
+    /// # Errors
+    /// If they are over `limit`, or there is no room: nothing is counted then.
+    pub(crate) fn admit(
+        &self,
+        limit: usize,
+        queued: &AtomicUsize,
+        quota: usize,
+    ) -> Result<usize, WriteError> {
+        let bytes = self.bytes();
+        if bytes > limit {
+            return Err(WriteError::TooLarge { bytes, limit });
+        }
+        let cost = self.cost();
+        if queued.fetch_add(cost, Ordering::Relaxed) + cost > quota {
+            queued.fetch_sub(cost, Ordering::Relaxed);
+            return Err(WriteError::Overloaded);
+        }
+        Ok(cost)
     }
 }
 

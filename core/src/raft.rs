@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::backup::{Backup, Restore};
-use crate::callers::{Caller, Callers, Once, ReadFn, Written};
+use crate::callers::{Caller, Callers, Once, ReadFn, Served, Written};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
 use crate::digests::{FNV_BASIS, fnv};
@@ -30,7 +30,7 @@ use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
 use crate::session::Session;
 use crate::start::start_group;
-use crate::stats::{Counters, Observer, Stats};
+use crate::stats::{Observer, Stats};
 use crate::trigger::Trigger;
 
 /// The group of a host that has one.
@@ -219,17 +219,10 @@ impl<S: StateMachine> Raft<S> {
     fn submit(&self, caller: Caller<S>, commands: Commands) -> Written<()> {
         let shared = &*self.shared;
         let config = &shared.host.inner.config;
-        let (bytes, limit) = (commands.bytes(), config.max_command_bytes);
-        if bytes > limit {
-            return Err(WriteError::TooLarge { bytes, limit }.into());
-        }
-        let cost = commands.cost();
-        if shared.queued_bytes.fetch_add(cost, Ordering::Relaxed) + cost > config.queue_bytes {
-            shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
-            return Err(WriteError::Overloaded.into());
-        }
+        let queued = &shared.queued_bytes;
+        let cost = commands.admit(config.max_command_bytes, queued, config.queue_bytes)?;
         let token = shared.callers.insert(caller).map_err(|why| {
-            shared.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+            queued.fetch_sub(cost, Ordering::Relaxed);
             WriteError::from(why)
         })?;
         shared.board.write_queued();
@@ -360,13 +353,28 @@ impl<S: StateMachine> Raft<S> {
         mode: ReadMode,
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
+        let (caller, answer) = reader(f);
+        let called = self.served(mode, caller, answer).await?;
+        Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+
+    /// What a read comes to; counts it, and also that it failed.
+    async fn served<T>(
+        &self,
+        mode: ReadMode,
+        caller: Caller<S>,
+        answer: oneshot::Receiver<Served<T>>,
+    ) -> Result<T, ReadError> {
         let counters = &self.shared.observer.counters;
         counters.read_asked(mode);
-        let (caller, answer) = reader(f);
-        match counters.read_ended(self.ask_to_read(mode, caller)) {
-            Ok(()) => outcome_of_read(answer.await, counters),
-            Err(error) => Err(error),
-        }
+        let told = match self.ask_to_read(mode, caller) {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into())),
+            Err(error) => Err(error.into()),
+        };
+        told.map_err(|error| {
+            counters.read_failed(&error);
+            *error
+        })
     }
 
     fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<(), ReadError> {
@@ -412,14 +420,8 @@ impl<S: StateMachine> Raft<S> {
             tokio::task::coop::consume_budget().await;
             return Ok(());
         }
-        let counters = &self.shared.observer.counters;
-        counters.read_asked(mode);
         let (reply, answer) = oneshot::channel();
-        let told = match self.ask_to_read(mode, Caller::Wait(reply)) {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into())),
-            Err(error) => Err(error.into()),
-        };
-        counters.read_ended(told.map_err(|error| *error))
+        self.served(mode, Caller::Wait(reply), answer).await
     }
 
     /// What a read by lease has to see, if this node leads and holds one now.
@@ -525,11 +527,9 @@ fn learner(id: NodeId, address: impl Into<String>, witness: bool) -> OrderKind {
 /// What a closure returned, or the panic it died of.
 type Called<T> = std::thread::Result<T>;
 
-type ReadAnswer<T> = Result<Called<T>, Box<ReadError>>;
-
 fn reader<S: StateMachine, T: Send + 'static>(
     f: impl FnOnce(&S) -> T + Send + 'static,
-) -> (Caller<S>, oneshot::Receiver<ReadAnswer<T>>) {
+) -> (Caller<S>, oneshot::Receiver<Served<Called<T>>>) {
     let (reply, answer) = oneshot::channel();
     let run: ReadFn<S> = Box::new(move |state| {
         // It only looks at the state: a panic is its caller's, not the node's.
@@ -537,15 +537,6 @@ fn reader<S: StateMachine, T: Send + 'static>(
         drop(reply.send(state.map(call).map_err(Box::new)));
     });
     (Caller::Read(run), answer)
-}
-
-fn outcome_of_read<T>(
-    answer: Result<ReadAnswer<T>, oneshot::error::RecvError>,
-    counters: &Counters,
-) -> Result<T, ReadError> {
-    let told = answer.unwrap_or_else(|_| Err(ReadError::Stopped.into()));
-    let called = counters.read_ended(told.map_err(|error| *error))?;
-    Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// The cluster's id, from its name, its first members and the backup that it began with, 0 for none:

@@ -302,9 +302,9 @@ impl Counters {
         }
     }
 
-    /// What became of a read is told to its caller.
-    pub(crate) fn read_ended<T>(&self, outcome: Result<T, ReadError>) -> Result<T, ReadError> {
-        outcome.inspect_err(|error| count(&READ_REASONS, error.reason(), &self.read_failures))
+    /// A caller is told why its read failed.
+    pub(crate) fn read_failed(&self, error: &ReadError) {
+        count(&READ_REASONS, error.reason(), &self.read_failures);
     }
 }
 
