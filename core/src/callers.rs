@@ -14,9 +14,11 @@ use quorate_network::CallOutcome;
 use quorate_storage::{Codec, StateMachine};
 use slab::Slab;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use crate::calls::ClientCall;
 use crate::error::{ReadError, WriteError};
+use crate::spin::{Crowd, Spin};
 
 /// Names a waiting caller. Never used twice in the life of a process.
 pub(crate) type Token = u64;
@@ -97,13 +99,22 @@ impl From<NoPlace> for ReadError {
 /// All waiting callers of a group.
 pub(crate) struct Callers<S: StateMachine> {
     table: Mutex<Table<S>>,
+    spin: Spin,
 }
 
 struct Table<S: StateMachine> {
     slots: Slab<(u32, Caller<S>)>,
     /// Distinguishes the users of one slot over time.
     generation: u32,
+    crowd: Crowd,
     closed: bool,
+}
+
+/// A caller's place.
+pub(crate) struct Seat {
+    pub(crate) token: Token,
+    /// For whoever waits last: how many answers there were before.
+    seen: Option<u64>,
 }
 
 /// What the node knows of the application: nothing but this.
@@ -135,9 +146,10 @@ pub(crate) trait Application: Send + Sync + 'static {
 }
 
 impl<S: StateMachine> Callers<S> {
-    pub(crate) fn new() -> Arc<Self> {
-        let table = Table { slots: Slab::new(), generation: 0, closed: false };
-        Arc::new(Self { table: Mutex::new(table) })
+    pub(crate) fn new(spin: Spin) -> Arc<Self> {
+        let (slots, crowd) = (Slab::new(), Crowd::default());
+        let table = Mutex::new(Table { slots, generation: 0, crowd, closed: false });
+        Arc::new(Self { table, spin })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<S>> {
@@ -146,12 +158,12 @@ impl<S: StateMachine> Callers<S> {
     }
 
     /// Adds a caller.
-    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Token, NoPlace> {
+    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Seat, NoPlace> {
         self.insert_or_back(caller).map_err(|(why, _)| why)
     }
 
     /// Adds a caller, or gives it back to be told why not.
-    pub(crate) fn insert_or_back(&self, caller: Caller<S>) -> Result<Token, (NoPlace, Caller<S>)> {
+    pub(crate) fn insert_or_back(&self, caller: Caller<S>) -> Result<Seat, (NoPlace, Caller<S>)> {
         let mut table = self.lock();
         if table.closed {
             return Err((NoPlace::Stopped, caller));
@@ -162,22 +174,44 @@ impl<S: StateMachine> Callers<S> {
         table.generation = table.generation.wrapping_add(1);
         let generation = table.generation;
         let slot = table.slots.insert((generation, caller));
-        Ok(u64::from(generation) << 32 | slot as u64)
+        let waiting = table.slots.len();
+        let seen = table.crowd.is_all(waiting).then(|| self.spin.answers());
+        Ok(Seat { token: u64::from(generation) << 32 | slot as u64, seen })
     }
 
-    /// Takes the callers of `tokens`, in order; `None` for one that is gone.
+    /// Returns when a caller is to sleep until its answer comes: at once, but for the one who waits last.
+    pub(crate) async fn watch<T>(&self, seat: &Seat, answer: &oneshot::Receiver<T>) {
+        let Some(seen) = seat.seen.filter(|_| self.spin.is_worth_it()) else { return };
+        // Whoever calls when everybody else on this thread had a turn waits later.
+        yield_now().await;
+        if self.lock().generation == generation(seat.token) {
+            self.spin.watch(seen, answer);
+        }
+    }
+
+    /// Takes the callers of `tokens`, in order, to be told something; `None` for one that is gone.
     pub(crate) fn take_all(
         &self,
         tokens: impl IntoIterator<Item = Token>,
         into: &mut Vec<Option<Caller<S>>>,
     ) {
+        let before = into.len();
         let mut table = self.lock();
         into.extend(tokens.into_iter().map(|token| table.take(token)));
+        if into.len() > before {
+            self.spin.answering();
+        }
     }
 
     pub(crate) fn take(&self, token: Token) -> Option<Caller<S>> {
+        self.spin.answering();
         self.lock().take(token)
     }
+}
+
+/// Of the caller of `token`, and of nobody else for a long time.
+fn generation(token: Token) -> u32 {
+    (token >> 32) as u32
 }
 
 /// Where the caller of `token` is, if it is the one there.
@@ -187,8 +221,8 @@ fn slot(token: Token) -> usize {
 
 impl<S: StateMachine> Table<S> {
     fn get(&self, token: Token) -> Option<&Caller<S>> {
-        let (generation, caller) = self.slots.get(slot(token))?;
-        (*generation == (token >> 32) as u32).then_some(caller)
+        let (of, caller) = self.slots.get(slot(token))?;
+        (*of == generation(token)).then_some(caller)
     }
 
     fn take(&mut self, token: Token) -> Option<Caller<S>> {
@@ -266,6 +300,9 @@ impl<S: StateMachine> Application for Callers<S> {
                 }
                 !waits
             });
+            if !waiting.is_empty() {
+                self.spin.answering();
+            }
         }
         for caller in waiting {
             if let Caller::Wait(reply) = caller {
@@ -324,5 +361,43 @@ impl<S: StateMachine> Application for Callers<S> {
         for (_, (_, caller)) in slots {
             caller.closed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::testing::Counter;
+
+    type Answer = oneshot::Receiver<Written<u64>>;
+
+    fn call(callers: &Callers<Counter>) -> (Seat, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let Ok(seat) = callers.insert(Caller::Write(reply)) else { unreachable!("there is room") };
+        (seat, answer)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn only_who_waits_last_watches_and_lets_others_go_first() {
+        let callers = Callers::<Counter>::new(Spin::new(Duration::from_micros(1)));
+        let untried = callers.spin.credit();
+        let (first, answer) = call(&callers);
+        let mut watching = Box::pin(callers.watch(&first, &answer));
+        assert!((&mut watching).now_or_never().is_none(), "others first");
+        // One of them calls, so the first sleeps at once.
+        let (second, other) = call(&callers);
+        watching.await;
+        assert_eq!(callers.spin.credit(), untried);
+        callers.watch(&second, &other).await;
+        assert!(callers.spin.credit() < untried, "nobody is left to call: it watches, in vain");
+        // Two waited lately, so one that waits has somebody left.
+        callers.take(second.token);
+        callers.take(first.token);
+        let (third, answer) = call(&callers);
+        assert!(callers.watch(&third, &answer).now_or_never().is_some());
     }
 }

@@ -17,7 +17,7 @@ use quorate_network::{
 use quorate_storage::StateMachine;
 use tokio::sync::mpsc;
 
-use crate::callers::{Application, Caller, Callers};
+use crate::callers::{Application, Caller, Callers, Seat};
 use crate::control::Request;
 use crate::error::{ReadError, WriteError};
 use crate::forward::Commands;
@@ -125,7 +125,7 @@ impl<S: StateMachine> GroupCalls<S> {
             return false;
         };
         match self.callers.insert_or_back(Caller::Client(caller)) {
-            Ok(token) => {
+            Ok(Seat { token, .. }) => {
                 if requests.send(request(token)).is_ok() {
                     return true;
                 }

@@ -72,6 +72,9 @@ pub struct Config {
     /// Entries before the newest snapshot that stay in the log, for followers that are a little
     /// behind. Default 10000.
     pub keep_entries: u64,
+    /// How long a caller that is the last to wait may watch for an answer before its thread sleeps, where
+    /// answers come in that time; at most a millisecond. Default 50 us; zero for never.
+    pub caller_spin: Duration,
     /// Bytes of the newest entries kept in memory for followers and the state machine; older ones
     /// are read from the log. Default 32 MiB.
     pub tail_bytes: usize,
@@ -110,6 +113,7 @@ impl Default for Config {
             snapshot_stall_timeout: Duration::from_secs(10),
             state_hash_entries: None,
             keep_entries: 10_000,
+            caller_spin: Duration::from_micros(50),
             tail_bytes: 32 << 20,
             apply_bytes: 1 << 20,
             append_bytes: limits.append_bytes,

@@ -23,6 +23,7 @@ use crate::control::ControlSender;
 use crate::env::{Env, TokioEnv, blocking};
 use crate::error::StartError;
 use crate::raft::Raft;
+use crate::spin::Spin;
 use crate::start::start_group;
 use crate::stats::Observer;
 
@@ -190,6 +191,7 @@ impl HostBuilder {
             quorate_engine::Log::empty(),
             quorate_engine::Instant::ORIGIN,
         )?;
+        Spin::check(self.config.caller_spin)?;
         let storage = open_storage(self.storage, &*self.env).await?;
         let mut advertise = self.advertise.unwrap_or_default();
         #[cfg(feature = "tcp")]

@@ -62,6 +62,7 @@ mod recover;
 mod session;
 mod sessions;
 mod snapshots;
+mod spin;
 mod start;
 mod stats;
 mod tail;

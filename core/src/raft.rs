@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::backup::{Backup, Restore};
-use crate::callers::{Caller, Callers, Once, ReadFn, Served, Written};
+use crate::callers::{Caller, Callers, Once, ReadFn, Seat, Served, Written};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
 use crate::digests::{FNV_BASIS, fnv};
@@ -151,11 +151,14 @@ impl<S: StateMachine> Raft<S> {
     /// What a write came to that was taken in, or not; counts it if it failed.
     async fn ended<T>(
         &self,
-        taken: Written<()>,
+        taken: Written<Seat>,
         answer: oneshot::Receiver<Written<T>>,
     ) -> Result<T, WriteError> {
         let told = match taken {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(WriteError::Unknown.into())),
+            Ok(seat) => {
+                self.shared.callers.watch(&seat, &answer).await;
+                answer.await.unwrap_or_else(|_| Err(WriteError::Unknown.into()))
+            }
             Err(error) => Err(error),
         };
         told.map_err(|error| {
@@ -216,22 +219,23 @@ impl<S: StateMachine> Raft<S> {
         <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
     }
 
-    fn submit(&self, caller: Caller<S>, commands: Commands) -> Written<()> {
+    fn submit(&self, caller: Caller<S>, commands: Commands) -> Written<Seat> {
         let shared = &*self.shared;
         let config = &shared.host.inner.config;
         let queued = &shared.queued_bytes;
         let cost = commands.admit(config.max_command_bytes, queued, config.queue_bytes)?;
-        let token = shared.callers.insert(caller).map_err(|why| {
+        let seat = shared.callers.insert(caller).map_err(|why| {
             queued.fetch_sub(cost, Ordering::Relaxed);
             WriteError::from(why)
         })?;
+        let token = seat.token;
         shared.board.write_queued();
         if shared.requests.send(Request::Write { token, commands }).is_err() {
             // Nobody else has seen the token.
             drop(shared.callers.take(token));
             return Err(WriteError::Stopped.into());
         }
-        Ok(())
+        Ok(seat)
     }
 
     /// Adds a member that receives the log and does not vote. It is started first, on an empty disk, and
@@ -368,7 +372,10 @@ impl<S: StateMachine> Raft<S> {
         let counters = &self.shared.observer.counters;
         counters.read_asked(mode);
         let told = match self.ask_to_read(mode, caller) {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into())),
+            Ok(seat) => {
+                self.shared.callers.watch(&seat, &answer).await;
+                answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into()))
+            }
             Err(error) => Err(error.into()),
         };
         told.map_err(|error| {
@@ -377,13 +384,14 @@ impl<S: StateMachine> Raft<S> {
         })
     }
 
-    fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<(), ReadError> {
+    fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<Seat, ReadError> {
         let known = match mode {
             ReadMode::Stale => Some(0),
             ReadMode::Lease => self.leased_index(),
             ReadMode::Index | ReadMode::Bounded(_) => None,
         };
-        let token = self.shared.callers.insert(caller)?;
+        let seat = self.shared.callers.insert(caller)?;
+        let token = seat.token;
         if let Some(index) = known {
             // Nobody has to be asked, not even the node.
             let inner = &self.shared.host.inner;
@@ -393,7 +401,7 @@ impl<S: StateMachine> Raft<S> {
             drop(self.shared.callers.take(token));
             return Err(ReadError::Stopped);
         }
-        Ok(())
+        Ok(seat)
     }
 
     /// Waits until this node's state machine has seen every write that was acknowledged before this

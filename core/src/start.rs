@@ -29,6 +29,7 @@ use crate::pending::Pending;
 use crate::raft::{Handle, Raft, cluster_id};
 use crate::sessions::{self, Sessions};
 use crate::snapshots::Snapshots;
+use crate::spin::Spin;
 use crate::stats::{Counters, Observer};
 use crate::tail::Tail;
 
@@ -141,7 +142,7 @@ pub(crate) async fn start_group<S: StateMachine>(
     let board = Arc::new(Board::new(id, group, counters.clone(), env.clone(), window));
     board.set_sessions(&base.sessions);
     board.set_applied(base.last.index);
-    let callers = Callers::<S>::new();
+    let callers = Callers::<S>::new(Spin::new(config.caller_spin));
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let calls = Arc::new(GroupCalls {
         callers: callers.clone(),

@@ -45,12 +45,13 @@ async fn listen_and_network_contradict_each_other() {
 async fn timing_that_cannot_work_is_refused_before_anything_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     type Change = fn(&mut Config);
-    let changes: [(Change, &str); 5] = [
+    let changes: [(Change, &str); 6] = [
         (|c| c.heartbeat_interval = Duration::from_millis(400), "3 heartbeat intervals"),
         (|c| c.election_timeout_max = c.election_timeout_min, "candidates collide"),
         (|c| c.heartbeat_interval = Duration::ZERO, "heartbeat_interval is zero"),
         (|c| c.uncommitted_bytes = 0, "max_uncommitted_bytes is zero"),
         (|c| c.unapplied_bytes = 0, "max_unapplied_bytes is zero"),
+        (|c| c.caller_spin = Duration::from_millis(2), "caller_spin is over a millisecond"),
     ];
     for (change, words) in changes {
         let path = dir.path().join("node");
