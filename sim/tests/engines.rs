@@ -76,6 +76,8 @@ fn seeds_that_found_something() {
         (0, "a correct follower accused"),
         // A node alone was done at once, and the recovery waited for one more event.
         (3236, "the simulator's own patience"),
+        // A member was removed and added again, while another had forgotten: the checker counted both.
+        (618_142_144_009, "a leader accused that had every right to begin from nothing"),
     ] {
         if let Err(failure) = run(seed, TraceMode::Tail(60)) {
             panic!("once: {found}; now: {failure}");

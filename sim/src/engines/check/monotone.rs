@@ -52,10 +52,11 @@ impl Check for Monotone {
         {
             return Err(format!("node {} went back from {before:?} to {now:?}", node.id));
         }
-        // Who is removed and added again starts from nothing.
+        // Who is removed and added again starts from nothing. To count both would not do: whoever forgot
+        // is followed, and not looked at below.
         let of_this = (node.id, 0)..=(node.id, NodeId::MAX);
-        if node.leads() && self.matched.range(of_this).count() > engine.matched().count() {
-            let still = |id| engine.matched().any(|(follower, _)| follower == id);
+        let still = |id| engine.matched().any(|(follower, _)| follower == id);
+        if node.leads() && self.matched.range(of_this).any(|((_, id), _)| !still(*id)) {
             self.matched.retain(|(leader, id), _| *leader != node.id || still(*id));
         }
         for (follower, matched) in engine.matched() {
