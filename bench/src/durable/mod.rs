@@ -143,9 +143,17 @@ pub(crate) fn run_child(options: &ChildOptions) -> Result<(), Failure> {
 
 /// What `#[tokio::main]` starts: nodes and clients are measured as they are written.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
-    })
+    Builder::new_multi_thread().enable_all().build().map_err(no_runtime)
+}
+
+/// For the clients of all services alike, as in `bench framework`: one worker, which leaves the nodes the rest of
+/// the machine.
+fn load_runtime() -> Result<Runtime, Failure> {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
 }
 
 /// Measures it and prints the report.
@@ -154,7 +162,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         can_compare()?;
     }
     let directory = directory(options.dir.as_deref())?;
-    let runtime = runtime()?;
+    let runtime = load_runtime()?;
     let points = options.clients.len() * (1 + usize::from(options.vs.is_some())) + 1;
     let progress = options.output.progress(u64::from(options.rounds) * points as u64);
     let measured = runtime.block_on(unless_stopped(measure(options, &directory, &progress)));
