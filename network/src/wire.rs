@@ -33,7 +33,7 @@
 mod calls;
 mod header;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use prost::Message as _;
 use quorate_engine::{BlockError, EntryBlock, NodeId};
 
@@ -101,11 +101,7 @@ impl Envelope {
         if let [only] = &parts[..] {
             return only.clone();
         }
-        let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-        for part in parts {
-            whole.put_slice(&part);
-        }
-        whole.freeze()
+        parts.concat().into()
     }
 
     /// The wire form in pieces, to be written one after the other: headers and small payloads
@@ -203,7 +199,7 @@ impl Envelope {
 #[derive(Default)]
 pub(crate) struct Pieces {
     /// Everything that was copied, without gaps.
-    pub(crate) copied: BytesMut,
+    pub(crate) copied: Vec<u8>,
     /// What was shared, each with the length of `copied` when its turn came. In order.
     pub(crate) shared: Vec<(usize, Bytes)>,
 }
@@ -224,7 +220,7 @@ impl Pieces {
 
     /// The pieces in the order of the bytes, none of them empty.
     pub(crate) fn finish(self) -> Vec<Bytes> {
-        let mut copied = self.copied.freeze();
+        let mut copied = Bytes::from(self.copied);
         let mut taken = 0;
         let mut parts = Vec::with_capacity(2 * self.shared.len() + 1);
         for (at, payload) in self.shared {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use quorate_engine::{GroupId, Instant};
 use quorate_network::tcp::{ClientError, TcpOptions};
 use quorate_network::{Backoff, Call, CallKind, CallOutcome, Called};
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Heard, LinkTask};
 use super::rules::{Addresses, Verdict, judge, leaves_doubt, may_be_sent_twice};
+use crate::crew::GiveWay;
 use crate::env::Env;
 
 /// What one turn takes from each queue at most.
@@ -90,8 +92,8 @@ struct Waiting {
     deadline: Instant,
     reply: oneshot::Sender<CallOutcome>,
     state: State,
-    /// Of its pauses when nodes are overloaded.
-    backoff: Backoff,
+    /// Of its pauses when nodes are overloaded; `None` before the first.
+    backoff: Option<Box<Backoff>>,
     /// A node had no room for it last time it was asked.
     overloaded: bool,
     /// A node may have done it, in an attempt of which nobody knows what became.
@@ -110,8 +112,8 @@ struct Link {
     address: String,
     calls: mpsc::UnboundedSender<Call>,
     open: bool,
-    /// Sent on it, not answered.
-    sent: BTreeSet<u64>,
+    /// How many calls were sent on it and are not answered.
+    sent: usize,
     /// When it was last answered on.
     answered_at: Instant,
 }
@@ -175,6 +177,7 @@ impl ClientTask {
     pub(super) async fn run(mut self) {
         let env = self.env.clone();
         let (mut asked, mut heard) = (Vec::new(), Vec::new());
+        let mut way = Fuse::terminated();
         let mut timer = env.sleep(Duration::MAX);
         let mut armed: Option<Instant> = None;
         loop {
@@ -185,15 +188,29 @@ impl ClientTask {
                 armed = Some(at);
             }
             tokio::select! { biased;
+                () = &mut way => {}
                 _ = self.heard.recv_many(&mut heard, TURN) => {}
-                count = self.asked.recv_many(&mut asked, TURN) => if count == 0 {
-                    return;
-                },
+                count = self.asked.recv_many(&mut asked, TURN), if way.is_terminated() => {
+                    if count == 0 {
+                        return;
+                    }
+                }
                 () = &mut timer, if armed.is_some() => armed = None,
             }
+            while way.is_terminated() && asked.len() < TURN {
+                let Ok(one) = self.asked.try_recv() else { break };
+                asked.push(one);
+            }
             let now = env.now();
+            let waited = self.calls.len();
             for (link, heard) in heard.drain(..) {
                 self.on_heard(now, link, heard);
+            }
+            let answered = waited - self.calls.len();
+            if way.is_terminated() && (answered > 1 || asked.len() > 1) {
+                // Under load the callers go first: those who were answered ask again, and what they ask
+                // for is one batch.
+                way = GiveWay::default().fuse();
             }
             for asked in asked.drain(..) {
                 self.on_asked(asked);
@@ -216,8 +233,8 @@ impl ClientTask {
         self.last_token += 1;
         let token = self.last_token;
         let Asked { kind, cost, deadline, reply } = asked;
-        let backoff = self.options.backoff(self.options.seed ^ token);
-        let (state, overloaded, doubtful) = (State::Ready, false, false);
+        let (state, backoff) = (State::Ready, None);
+        let (overloaded, doubtful) = (false, false);
         let waiting = Waiting { kind, cost, deadline, reply, state, backoff, overloaded, doubtful };
         self.calls.insert(token, waiting);
         self.ready.insert(token);
@@ -255,12 +272,11 @@ impl ClientTask {
     /// The call is over.
     fn finish(&mut self, token: u64, outcome: CallOutcome) {
         let done = matches!(outcome, CallOutcome::Applied(_) | CallOutcome::Repeated(_));
+        let waiting = self.calls.remove(&token).expect("only calls that wait end");
         // What the last attempt has come to says nothing about the one before.
-        let doubtful = self.calls[&token].doubtful && !done;
+        let doubtful = waiting.doubtful && !done;
         let outcome = if doubtful { CallOutcome::Unknown } else { outcome };
-        self.put(token, State::Ready);
-        self.ready.remove(&token);
-        let waiting = self.calls.remove(&token).expect("it was put there a line ago");
+        self.take_out(token, waiting.state);
         self.deadlines.remove(&(waiting.deadline, token));
         self.in_flight_bytes.fetch_sub(waiting.cost, Ordering::Relaxed);
         // A caller that has gone away does not want to know.
@@ -270,21 +286,26 @@ impl ClientTask {
     /// Moves a call from where it is to where it is to be.
     fn put(&mut self, token: u64, state: State) {
         let waiting = self.calls.get_mut(&token).expect("only calls that wait are moved");
-        match std::mem::replace(&mut waiting.state, state) {
-            State::Ready => drop(self.ready.remove(&token)),
-            State::Later(at) => drop(self.later.remove(&(at, token))),
-            State::Sent { link, .. } => {
-                if let Some(link) = self.links.get_mut(&link) {
-                    link.sent.remove(&token);
-                }
-            }
-        }
+        let was = std::mem::replace(&mut waiting.state, state);
+        self.take_out(token, was);
         match state {
             State::Ready => drop(self.ready.insert(token)),
             State::Later(at) => drop(self.later.insert((at, token))),
             State::Sent { link, .. } => {
                 let link = self.links.get_mut(&link).expect("it was sent on a connection there is");
-                link.sent.insert(token);
+                link.sent += 1;
+            }
+        }
+    }
+
+    /// Takes a call out of where it was.
+    fn take_out(&mut self, token: u64, was: State) {
+        match was {
+            State::Ready => drop(self.ready.remove(&token)),
+            State::Later(at) => drop(self.later.remove(&(at, token))),
+            State::Sent { link, .. } => {
+                // None once the connection has ended.
+                self.links.get_mut(&link).into_iter().for_each(|link| link.sent -= 1);
             }
         }
     }
@@ -337,12 +358,17 @@ impl ClientTask {
     }
 
     fn on_ended(&mut self, now: Instant, id: u64, unsent: &[u64]) {
-        let Some(link) = self.links.remove(&id) else { return };
+        if self.links.remove(&id).is_none() {
+            return;
+        }
         if self.route == Route::Open(id) {
             self.pause(now);
         }
-        for token in link.sent {
-            let waiting = self.calls.get_mut(&token).expect("what was sent and not answered waits");
+        let sent =
+            |(_, w): &(&u64, &Waiting)| matches!(w.state, State::Sent { link, .. } if link == id);
+        let sent: Vec<u64> = self.calls.iter().filter(sent).map(|(token, _)| *token).collect();
+        for token in sent {
+            let waiting = self.calls.get_mut(&token).expect("found a moment ago");
             if unsent.contains(&token) {
                 self.put(token, State::Ready);
             } else if may_be_sent_twice(&waiting.kind) {
@@ -362,11 +388,9 @@ impl ClientTask {
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         link.answered_at = now;
-        // One that was given up meanwhile, or learned from.
-        if !link.sent.contains(&token) {
-            return;
-        }
-        let waiting = self.calls.get_mut(&token).expect("what was sent and not answered waits");
+        // None if it was given up or sent elsewhere meanwhile, or learned from.
+        let sent = |w: &&mut Waiting| matches!(w.state, State::Sent { link, .. } if link == id);
+        let Some(waiting) = self.calls.get_mut(&token).filter(sent) else { return };
         waiting.overloaded = outcome == CallOutcome::Overloaded;
         waiting.doubtful |= outcome == CallOutcome::Unknown && leaves_doubt(&waiting.kind);
         let verdict = judge(&waiting.kind, outcome);
@@ -378,7 +402,8 @@ impl ClientTask {
                 self.finish(token, outcome);
             }
             Verdict::Later => {
-                let at = now + waiting.backoff.pause();
+                let begun = || Box::new(self.options.backoff(self.options.seed ^ token));
+                let at = now + waiting.backoff.get_or_insert_with(begun).pause();
                 self.put(token, State::Later(at));
             }
             Verdict::Again => self.put(token, State::Ready),
@@ -417,7 +442,7 @@ impl ClientTask {
 
     /// Lets go of a connection on which nothing is sent and nothing expected.
     fn close_if_idle(&mut self, id: u64) {
-        let idle = self.links.get(&id).is_some_and(|link| link.sent.is_empty());
+        let idle = self.links.get(&id).is_some_and(|link| link.sent == 0);
         if idle && self.route != Route::Open(id) {
             self.links.remove(&id);
         }
@@ -459,14 +484,13 @@ impl ClientTask {
             heard: self.tell.clone(),
         };
         drop(self.env.spawn(Box::pin(task.run())));
-        let (open, sent) = (false, BTreeSet::new());
+        let (open, sent) = (false, 0);
         self.links.insert(id, Link { address, calls: to, open, sent, answered_at: now });
         self.route = Route::Opening(id);
     }
 
     fn send(&mut self, now: Instant, id: u64) {
         for token in std::mem::take(&mut self.ready) {
-            self.ready.insert(token);
             let waiting = &self.calls[&token];
             if waiting.reply.is_closed() {
                 self.finish(token, CallOutcome::Timeout);
@@ -474,9 +498,11 @@ impl ClientTask {
             }
             let timeout = waiting.deadline.since(now);
             let call = Call { token, timeout, kind: waiting.kind.clone() };
-            // If the connection has just ended, it says so in a moment.
             if self.links[&id].calls.send(call).is_ok() {
                 self.put(token, State::Sent { link: id, at: now });
+            } else {
+                // The connection has just ended, and says so in a moment.
+                self.ready.insert(token);
             }
         }
     }

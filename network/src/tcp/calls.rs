@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use quorate_engine::{GroupId, NodeId};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -84,28 +84,32 @@ async fn read(
     let mut frames = FramedRead::new(stream, FrameDecoder::new(options.frame_limit()));
     loop {
         desk.room().await;
-        let Ok(next) = timeout(options.client_idle_timeout, frames.next()).await else {
+        let Ok(first) = timeout(options.client_idle_timeout, frames.next()).await else {
             return Err(Closed::Idle(options.client_idle_timeout));
         };
-        let Some(body) = next else { return Ok(()) };
-        let body = body?;
-        if body.is_empty() {
-            desk.probe();
-            continue;
-        }
-        let envelope = Envelope::from_bytes(body)?;
-        let Message::Call(call) = envelope.message else { return Err(Closed::NoCall) };
-        if envelope.from != 0 || envelope.to != node {
-            return Err(Closed::NoCall);
-        }
-        let group = envelope.group;
-        let answer = desk.answerer(group, call.token);
-        if desk.under_way() > options.max_client_calls {
-            answer.answer(CallOutcome::Overloaded);
-            continue;
-        }
         let inbound: Arc<dyn Inbound> = shared.inbound().ok_or(Closed::NoHost)?;
-        inbound.call(group, call, answer);
+        // All that is there without waiting, while there is room for the answers.
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            let Some(body) = frame else { return Ok(()) };
+            let body = body?;
+            if body.is_empty() {
+                desk.probe();
+            } else {
+                let Envelope { group, from, to, message, .. } = Envelope::from_bytes(body)?;
+                let Message::Call(call) = message else { return Err(Closed::NoCall) };
+                if from != 0 || to != node {
+                    return Err(Closed::NoCall);
+                }
+                let (answer, under_way) = desk.answerer(group, call.token);
+                if under_way > options.max_client_calls {
+                    answer.answer(CallOutcome::Overloaded);
+                } else {
+                    inbound.call(group, call, answer);
+                }
+            }
+            next = if desk.has_room() { frames.next().now_or_never() } else { None };
+        }
     }
 }
 
@@ -170,15 +174,15 @@ impl Desk {
         Self { state, bell, room, limit_bytes }
     }
 
-    /// The way back for one more call.
-    fn answerer(self: &Arc<Self>, group: GroupId, token: u64) -> Answerer {
-        lock(&self.state).under_way += 1;
+    /// The way back for one more call, and how many are under way with it.
+    fn answerer(self: &Arc<Self>, group: GroupId, token: u64) -> (Answerer, usize) {
+        let under_way = {
+            let mut state = lock(&self.state);
+            state.under_way += 1;
+            state.under_way
+        };
         let desk = self.clone();
-        Answerer::new(token, move |called| desk.put(group, called))
-    }
-
-    fn under_way(&self) -> usize {
-        lock(&self.state).under_way
+        (Answerer::new(token, move |called| desk.put(group, called)), under_way)
     }
 
     fn put(&self, group: GroupId, called: Called) {
@@ -225,9 +229,14 @@ impl Desk {
         self.room.notify_one();
     }
 
-    /// Waits while half of what may wait does.
+    /// Whether less than half of what may wait does.
+    fn has_room(&self) -> bool {
+        lock(&self.state).bytes <= self.limit_bytes / 2
+    }
+
+    /// Waits until there is room.
     async fn room(&self) {
-        while lock(&self.state).bytes > self.limit_bytes / 2 {
+        while !self.has_room() {
             self.room.notified().await;
         }
     }

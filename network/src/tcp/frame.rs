@@ -35,6 +35,13 @@ pub(super) const PROBE: [u8; HEAD_BYTES] = [0; HEAD_BYTES];
 /// As much memory as is set aside at once for a frame that has not arrived yet.
 const RESERVE_BYTES: usize = 1 << 20;
 
+/// Room for what is read at once: for many frames, so that few calls of the kernel bring them. A connection
+/// that has little to say keeps the smaller buffer that it began with.
+const READ_BYTES: usize = 32 << 10;
+
+/// With less room than that there is to be more before the next read.
+const LITTLE_BYTES: usize = 2 << 10;
+
 /// Why a stream is not one of frames.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
@@ -72,17 +79,28 @@ impl Decoder for FrameDecoder {
     type Error = FrameError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
-        let Some((head, _)) = src.split_first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        let Some((head, _)) = src.split_first_chunk::<HEAD_BYTES>() else {
+            make_room(src, HEAD_BYTES);
+            return Ok(None);
+        };
         let (length, checksum) = read_head(head, self.limit)?;
         let missing = (HEAD_BYTES + length).saturating_sub(src.len());
         if missing > 0 {
-            src.reserve(missing.min(RESERVE_BYTES));
+            make_room(src, missing);
             return Ok(None);
         }
         let mut frame = src.split_to(HEAD_BYTES + length);
         frame.advance(HEAD_BYTES);
         verify(&frame, checksum)?;
         Ok(Some(frame.freeze()))
+    }
+}
+
+/// Before a read of at least `missing` bytes.
+fn make_room(src: &mut BytesMut, missing: usize) {
+    let room = src.capacity() - src.len();
+    if room < missing.clamp(LITTLE_BYTES, RESERVE_BYTES) {
+        src.reserve(missing.clamp(READ_BYTES, RESERVE_BYTES));
     }
 }
 
@@ -305,6 +323,23 @@ mod tests {
         let mut bytes = BytesMut::from(&head(64 << 20, 0)[..]);
         assert!(FrameDecoder::new(64 << 20).decode(&mut bytes).unwrap().is_none());
         assert!(bytes.capacity() <= 2 * RESERVE_BYTES);
+    }
+
+    #[test]
+    fn a_read_has_room_for_many_frames() {
+        let mut decoder = FrameDecoder::new(1 << 20);
+        let room = |bytes: &BytesMut| bytes.capacity() - bytes.len();
+        for begun in [&[][..], &[0; HEAD_BYTES - 1], &head(100, 0)] {
+            let mut bytes = BytesMut::from(begun);
+            assert!(decoder.decode(&mut bytes).unwrap().is_none());
+            assert!(room(&bytes) >= READ_BYTES, "{begun:?}");
+            let before = bytes.capacity();
+            assert!(decoder.decode(&mut bytes).unwrap().is_none());
+            assert_eq!(bytes.capacity(), before, "there is room already");
+        }
+        let mut little = BytesMut::with_capacity(LITTLE_BYTES);
+        assert!(decoder.decode(&mut little).unwrap().is_none());
+        assert_eq!(little.capacity(), LITTLE_BYTES, "a connection that says little stays small");
     }
 
     #[test]
