@@ -579,11 +579,13 @@ impl Outputs {
     }
 
     /// Takes the outputs out, in order, and keeps the memory.
+    #[inline]
     pub fn drain(&mut self) -> std::vec::Drain<'_, Output> {
         self.list.drain(..)
     }
 
     /// The outputs, in order.
+    #[inline]
     pub fn as_slice(&self) -> &[Output] {
         &self.list
     }
@@ -592,7 +594,15 @@ impl Outputs {
         self.list.push(output);
     }
 
+    /// The same with an output that is put together where it stays. What is written field by field and then
+    /// copied in wider pieces makes the processor wait for its own writes, every time: for outputs of the
+    /// steady state.
+    #[inline]
+    pub(crate) fn push_with(&mut self, output: impl FnOnce() -> Output) {
+        self.list.extend(std::iter::once_with(output));
+    }
+
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
-        self.push(Output::Send { to, message });
+        self.push_with(|| Output::Send { to, message });
     }
 }

@@ -234,7 +234,7 @@ impl Engine {
         let first = LogId::new(self.hard.term, self.log.last().index + 1);
         let count = batch.len() as u32;
         self.append_as_leader(batch.seal(first), out);
-        out.push(Output::Proposed { first, count });
+        out.push_with(|| Output::Proposed { first, count });
     }
 
     pub(crate) fn append_as_leader(&mut self, block: EntryBlock, out: &mut Outputs) {
@@ -378,18 +378,20 @@ impl Engine {
             return;
         }
         let through = if p.witness { self.given_to_witnesses() } else { self.log.last().index };
-        out.push(Output::Replicate(Replicate {
-            to: id,
-            term: self.hard.term,
-            session: p.session,
-            after: p.after,
-            through,
-            matched: p.matched,
-            commit: self.log.committed(),
-            pipeline: p.stage == Stage::Replicate,
-            promise: self.config.election_timeout_min,
-            witness: p.witness,
-        }));
+        out.push_with(|| {
+            Output::Replicate(Replicate {
+                to: id,
+                term: self.hard.term,
+                session: p.session,
+                after: p.after,
+                through,
+                matched: p.matched,
+                commit: self.log.committed(),
+                pipeline: p.stage == Stage::Replicate,
+                promise: self.config.election_timeout_min,
+                witness: p.witness,
+            })
+        });
     }
 
     /// How far witnesses are given the log: as far as a full replica has it durably that can be elected
@@ -908,13 +910,16 @@ impl Engine {
         if persisted >= accepted {
             self.following.owed = None;
         }
-        let answer = AppendEntriesAnswer {
-            term: self.hard.term,
-            session,
-            matched: accepted.min(persisted),
-            conflict: None,
-        };
-        out.send(to, Message::AppendEntriesAnswer(answer));
+        let (term, matched) = (self.hard.term, accepted.min(persisted));
+        out.push_with(|| Output::Send {
+            to,
+            message: Message::AppendEntriesAnswer(AppendEntriesAnswer {
+                term,
+                session,
+                matched,
+                conflict: None,
+            }),
+        });
         self.end_quarantine();
     }
 

@@ -164,7 +164,7 @@ impl Engine {
         let restored = self.restore_after.is_none() || planted::on("applied-before-restored");
         if restored && through > self.aimed_apply {
             self.aimed_apply = through;
-            out.push(Output::Apply { through });
+            out.push_with(|| Output::Apply { through });
         }
     }
 }

@@ -65,6 +65,7 @@ impl Stream {
     }
 
     /// Takes the newest target.
+    #[inline]
     pub fn aim(&mut self, target: Replicate) {
         let same =
             self.target.is_some_and(|t| (t.term, t.session) == (target.term, target.session));
@@ -85,6 +86,7 @@ impl Stream {
     }
 
     /// What to send next; `None` until another target comes.
+    #[inline]
     pub fn want(&self) -> Option<Want> {
         let target = self.target?;
         if self.probed {
@@ -105,6 +107,7 @@ impl Stream {
     ///
     /// # Panics
     /// Without a target, or if the blocks don't begin behind the cursor.
+    #[inline]
     pub fn send(&mut self, blocks: Vec<EntryBlock>) -> AppendEntries {
         let target = self.target.expect("a stream sends only towards a target");
         let blocks = if target.witness && !planted::on("commands-to-witnesses") {
