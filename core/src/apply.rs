@@ -436,7 +436,7 @@ impl<S: StateMachine> ApplyWorker<S> {
                         }
                     }
                 }
-                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), &bytes)
+                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), bytes)
                     .map_err(|e| unreadable(&e))?;
                 all.entries.push(Committed { id, command });
             }
@@ -640,11 +640,9 @@ impl<S: StateMachine> Answers<S> {
                 encoded.map(ForwardOutcome::Applied)
             }
             // As this version writes it.
-            Reply::Repeated(codec, bytes) => {
-                <S::Codec as Codec<S::Response>>::decode(codec, &bytes)
-                    .and_then(|response| encode(&response))
-                    .map(ForwardOutcome::Repeated)
-            }
+            Reply::Repeated(codec, bytes) => <S::Codec as Codec<S::Response>>::decode(codec, bytes)
+                .and_then(|response| encode(&response))
+                .map(ForwardOutcome::Repeated),
             Reply::Opened(session) => Ok(ForwardOutcome::Opened(session)),
             Reply::Failed(error) => Ok(outcome_of(&error)),
         };
@@ -673,7 +671,7 @@ impl<S: StateMachine> Answers<S> {
                     drop(to.send(Ok(Once { response, repeated: false })));
                 }
                 (Some(Caller::Once(to)), Reply::Repeated(codec, bytes)) => {
-                    let response = <S::Codec as Codec<S::Response>>::decode(codec, &bytes);
+                    let response = <S::Codec as Codec<S::Response>>::decode(codec, bytes);
                     let once = response.map(|response| Once { response, repeated: true });
                     drop(to.send(once.map_err(|e| Box::new(WriteError::Response(e)))));
                 }

@@ -261,7 +261,7 @@ impl<S: StateMachine> Application for Callers<S> {
     }
 
     fn check(&self, codec: u16, command: &Bytes) -> Result<(), AnyError> {
-        let decode = || <S::Codec as Codec<S::Command>>::decode(codec, command).map(drop);
+        let decode = || <S::Codec as Codec<S::Command>>::decode(codec, command.clone()).map(drop);
         // The bytes are a peer's, the code is the user's; neither may take the node down.
         let refuse = |_| Err(AnyError::error("the codec panicked"));
         std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(refuse)
@@ -323,7 +323,7 @@ impl<S: StateMachine> Application for Callers<S> {
         // The bytes come from a peer: whatever they are, the write was done.
         let decode = |bytes: &Bytes| {
             let version = <S::Codec as Codec<S::Response>>::VERSION;
-            <S::Codec as Codec<S::Response>>::decode(version, bytes)
+            <S::Codec as Codec<S::Response>>::decode(version, bytes.clone())
                 .map_err(|e| Box::new(WriteError::Response(e)))
         };
         let odd = || WriteError::Response(AnyError::error("not the answer to what was asked"));

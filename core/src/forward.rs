@@ -56,6 +56,7 @@ pub(crate) enum Commands {
 }
 
 impl Commands {
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[Bytes] {
         match self {
             Commands::One(command) => std::slice::from_ref(command),
@@ -82,11 +83,13 @@ impl Commands {
     }
 
     /// See [`run_bytes`].
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         run_bytes(self.as_slice())
     }
 
     /// What they take of the quota for what waits.
+    #[inline]
     pub(crate) fn cost(&self) -> usize {
         self.bytes() + REQUEST_BYTES * self.as_slice().len()
     }
@@ -95,6 +98,7 @@ impl Commands {
     ///
     /// # Errors
     /// If they are over `limit`, or there is no room: nothing is counted then.
+    #[inline]
     pub(crate) fn admit(
         &self,
         limit: usize,
@@ -119,6 +123,7 @@ pub(crate) const REQUEST_BYTES: usize = 64;
 
 /// What a caller's commands count against the limit: their bytes, and from the second on what an
 /// entry takes besides, so that a run of a million empty commands is not free.
+#[inline]
 pub(crate) fn run_bytes(commands: &[Bytes]) -> usize {
     let payload: usize = commands.iter().map(Bytes::len).sum();
     payload + commands.len().saturating_sub(1) * ENTRY_OVERHEAD_BYTES

@@ -321,6 +321,7 @@ impl Board {
     }
 
     /// A write of a caller here is about to be queued.
+    #[inline]
     pub(crate) fn write_queued(&self) {
         self.counters.write_queued(&*self.env);
     }

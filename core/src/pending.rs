@@ -120,6 +120,7 @@ impl Inner {
 
     /// Takes the origin whose first entry is `id`, and into `overwritten` those that `id`, being
     /// applied, proves to be lost.
+    #[inline]
     pub(crate) fn at(&mut self, id: LogId, overwritten: &mut Vec<Who>) -> Option<Origin> {
         while let Some(front) = self.current.front() {
             if front.first.index > id.index {

@@ -249,6 +249,7 @@ impl Counters {
     }
 
     /// A write is about to be queued.
+    #[inline]
     pub(crate) fn write_queued(&self, env: &dyn Env) {
         self.writes.increment();
         if self.oldest_queued.load(Ordering::Relaxed) == 0 {

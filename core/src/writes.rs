@@ -128,13 +128,15 @@ impl Node {
             oldest = oldest.min(write.asked_at);
             let next = self.engine.log().last().index + 1 + batch.len() as u64;
             let commands = write.commands.as_slice();
-            self.books.proposing.push(Origin {
+            let origin = || Origin {
                 first: LogId::new(self.engine.term(), next),
                 count: commands.len() as u32,
                 many: matches!(write.commands, Commands::Many(_)),
                 who: Some(write.who),
                 deadline: write.deadline,
-            });
+            };
+            // Put together where it stays: see `Outputs::push_with`.
+            self.books.proposing.extend(std::iter::once_with(origin));
             if let Commands::Session(of_session) = &write.commands {
                 let (request, command) = &**of_session;
                 batch.push_with(&entry_header(request, time_ms, &self.config), command);

@@ -18,7 +18,8 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// A value that has no encoding; the write fails and nothing is proposed.
     fn encode(value: &T) -> Result<Bytes, AnyError>;
 
-    /// The value that `bytes` stand for, written by `version` of this codec.
+    /// The value that `bytes` stand for, written by `version` of this codec. A value that keeps some of
+    /// them keeps the memory of all that they were read with; a small one that is to last is better copied.
     ///
     /// Called before a command is proposed when it came from another node, and by every node
     /// before it is applied. Must not panic, whatever the bytes.
@@ -26,7 +27,7 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// # Errors
     /// Bytes that stand for no value. A command from a peer is then refused; one found in the log
     /// stops the node, since skipping it would let replicas diverge.
-    fn decode(version: u16, bytes: &Bytes) -> Result<T, AnyError>;
+    fn decode(version: u16, bytes: Bytes) -> Result<T, AnyError>;
 }
 
 /// The bytes themselves, untouched and free: `Command = Bytes`.
@@ -38,8 +39,8 @@ impl Codec<Bytes> for Raw {
         Ok(value.clone())
     }
 
-    fn decode(_version: u16, bytes: &Bytes) -> Result<Bytes, AnyError> {
-        Ok(bytes.clone())
+    fn decode(_version: u16, bytes: Bytes) -> Result<Bytes, AnyError> {
+        Ok(bytes)
     }
 }
 
@@ -49,7 +50,7 @@ impl Codec<()> for Raw {
         Ok(Bytes::new())
     }
 
-    fn decode(_version: u16, bytes: &Bytes) -> Result<(), AnyError> {
+    fn decode(_version: u16, bytes: Bytes) -> Result<(), AnyError> {
         if bytes.is_empty() { Ok(()) } else { Err(AnyError::error("bytes where none belong")) }
     }
 }
@@ -72,8 +73,8 @@ where
         postcard::to_stdvec(value).map(Bytes::from).map_err(|e| AnyError::new(&e))
     }
 
-    fn decode(_version: u16, bytes: &Bytes) -> Result<T, AnyError> {
-        let (value, rest) = postcard::take_from_bytes(bytes).map_err(|e| AnyError::new(&e))?;
+    fn decode(_version: u16, bytes: Bytes) -> Result<T, AnyError> {
+        let (value, rest) = postcard::take_from_bytes(&bytes).map_err(|e| AnyError::new(&e))?;
         if rest.is_empty() {
             Ok(value)
         } else {
@@ -96,8 +97,8 @@ where
         serde_json::to_vec(value).map(Bytes::from).map_err(|e| AnyError::new(&e))
     }
 
-    fn decode(_version: u16, bytes: &Bytes) -> Result<T, AnyError> {
-        serde_json::from_slice(bytes).map_err(|e| AnyError::new(&e))
+    fn decode(_version: u16, bytes: Bytes) -> Result<T, AnyError> {
+        serde_json::from_slice(&bytes).map_err(|e| AnyError::new(&e))
     }
 }
 
@@ -110,16 +111,16 @@ mod tests {
         let bytes = Bytes::from(vec![1, 2, 3]);
         let encoded = Raw::encode(&bytes).unwrap();
         assert_eq!(encoded.as_ptr(), bytes.as_ptr());
-        assert!(<Raw as Codec<()>>::decode(1, &bytes).is_err());
+        assert!(<Raw as Codec<()>>::decode(1, bytes).is_err());
     }
 
     #[cfg(feature = "postcard")]
     #[test]
     fn postcard_refuses_what_is_left_over() {
         let bytes = <Postcard as Codec<u32>>::encode(&7).unwrap();
-        assert_eq!(<Postcard as Codec<u32>>::decode(1, &bytes).unwrap(), 7);
+        assert_eq!(<Postcard as Codec<u32>>::decode(1, bytes.clone()).unwrap(), 7);
         let longer = Bytes::from([&bytes[..], &[0]].concat());
-        assert!(<Postcard as Codec<u32>>::decode(1, &longer).is_err());
-        assert!(<Postcard as Codec<u32>>::decode(1, &Bytes::from_static(&[0xff])).is_err());
+        assert!(<Postcard as Codec<u32>>::decode(1, longer).is_err());
+        assert!(<Postcard as Codec<u32>>::decode(1, Bytes::from_static(&[0xff])).is_err());
     }
 }

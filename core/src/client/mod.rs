@@ -273,7 +273,8 @@ fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, WriteError> {
 
 fn decode<S: StateMachine>(response: &Bytes) -> Result<S::Response, WriteError> {
     let version = <S::Codec as Codec<S::Response>>::VERSION;
-    <S::Codec as Codec<S::Response>>::decode(version, response).map_err(WriteError::Response)
+    <S::Codec as Codec<S::Response>>::decode(version, response.clone())
+        .map_err(WriteError::Response)
 }
 
 fn write_error(outcome: CallOutcome) -> WriteError {
