@@ -60,7 +60,7 @@ pub(crate) struct Control {
 }
 
 /// Turns a refusal of the operating system to start a thread or a timer into ours.
-fn no_runtime(error: std::io::Error) -> Failure {
+pub(crate) fn no_runtime(error: std::io::Error) -> Failure {
     Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads or files")
 }
 
@@ -89,20 +89,25 @@ impl Control {
         length: Duration,
     ) -> Result<Measured, Failure> {
         let servers = runtime("server", SERVER_WORKERS)?;
-        let client_runtime = runtime("client", CLIENT_WORKERS)?;
+        let clients = client_runtime()?;
         let interrupt = &mut self.interrupt;
         let measured = self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 () = interrupt => Err(Failure::Interrupted),
-                measured = drive::<S>(servers.handle(), client_runtime.handle(), point, length)
+                measured = drive::<S>(servers.handle(), clients.handle(), point, length)
                     => measured,
             }
         });
-        client_runtime.shutdown_timeout(TEAR_DOWN);
+        clients.shutdown_timeout(TEAR_DOWN);
         servers.shutdown_timeout(TEAR_DOWN);
         measured
     }
+}
+
+/// The runtime that clients have to themselves.
+pub(crate) fn client_runtime() -> Result<Runtime, Failure> {
+    runtime("client", CLIENT_WORKERS)
 }
 
 /// A runtime of `workers` threads.

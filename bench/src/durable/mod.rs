@@ -30,7 +30,7 @@ use self::cluster::{Cluster, Snapshots};
 use self::report::{Report, Row};
 use crate::child::{self, Child};
 use crate::failure::{Failure, unless_stopped};
-use crate::measure::Measured;
+use crate::measure::{Measured, client_runtime, no_runtime};
 use crate::output::Output;
 use crate::rounds::seconds;
 use crate::snapshot::{directory, unusable};
@@ -146,23 +146,14 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Builder::new_multi_thread().enable_all().build().map_err(no_runtime)
 }
 
-/// For the clients of all services alike, as in `bench framework`: one worker, which leaves the nodes the rest of
-/// the machine.
-fn load_runtime() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(no_runtime)
-}
-
-fn no_runtime(error: std::io::Error) -> Failure {
-    Failure::new(format!("cannot start a runtime: {error}"), "raise the limit on threads")
-}
-
 /// Measures it and prints the report.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.vs.is_some() {
         can_compare()?;
     }
     let directory = directory(options.dir.as_deref())?;
-    let runtime = load_runtime()?;
+    // Of clients, of all services alike: as in `bench framework`.
+    let runtime = client_runtime()?;
     let points = options.clients.len() * (1 + usize::from(options.vs.is_some())) + 1;
     let progress = options.output.progress(u64::from(options.rounds) * points as u64);
     let measured = runtime.block_on(unless_stopped(measure(options, &directory, &progress)));

@@ -100,6 +100,13 @@ struct Waiting {
     doubtful: bool,
 }
 
+impl Waiting {
+    /// Whether it was sent on the connection `id`.
+    fn is_sent_on(&self, id: u64) -> bool {
+        matches!(self.state, State::Sent { link, .. } if link == id)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
@@ -364,9 +371,8 @@ impl ClientTask {
         if self.route == Route::Open(id) {
             self.pause(now);
         }
-        let sent =
-            |(_, w): &(&u64, &Waiting)| matches!(w.state, State::Sent { link, .. } if link == id);
-        let sent: Vec<u64> = self.calls.iter().filter(sent).map(|(token, _)| *token).collect();
+        let sent = self.calls.iter().filter(|(_, waiting)| waiting.is_sent_on(id));
+        let sent: Vec<u64> = sent.map(|(token, _)| *token).collect();
         for token in sent {
             let waiting = self.calls.get_mut(&token).expect("found a moment ago");
             if unsent.contains(&token) {
@@ -389,8 +395,8 @@ impl ClientTask {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.answered_at = now;
         // None if it was given up or sent elsewhere meanwhile, or learned from.
-        let sent = |w: &&mut Waiting| matches!(w.state, State::Sent { link, .. } if link == id);
-        let Some(waiting) = self.calls.get_mut(&token).filter(sent) else { return };
+        let waiting = self.calls.get_mut(&token).filter(|waiting| waiting.is_sent_on(id));
+        let Some(waiting) = waiting else { return };
         waiting.overloaded = outcome == CallOutcome::Overloaded;
         waiting.doubtful |= outcome == CallOutcome::Unknown && leaves_doubt(&waiting.kind);
         let verdict = judge(&waiting.kind, outcome);
