@@ -23,7 +23,7 @@ use quorate_storage::{
 };
 use tokio::sync::Notify;
 
-use crate::callers::{Caller, Callers, Once, Token};
+use crate::callers::{Caller, Callers, Reply, Token};
 use crate::control::{Control, ControlSender};
 use crate::env::{Env, blocking};
 use crate::error::{ReadError, WriteError};
@@ -259,15 +259,14 @@ impl<S: StateMachine> ApplyWorker<S> {
         if due.is_empty() {
             return;
         }
-        let mut readers = Vec::with_capacity(due.len());
-        self.callers.take_all(due, &mut readers);
-        for reader in readers.into_iter().flatten() {
+        let reply = |token| match self.witness {
+            true => (token, Reply::ReadFailed(Box::new(ReadError::Witness))),
+            false => (token, Reply::Current),
+        };
+        for reader in self.callers.tell(due.into_iter().map(reply)) {
             match reader {
-                Caller::Read(f) if self.witness => f(Err(ReadError::Witness)),
-                Caller::Read(f) => f(Ok(&self.machine)),
-                Caller::Wait(to) if self.witness => drop(to.send(Err(ReadError::Witness.into()))),
-                Caller::Wait(to) => drop(to.send(Ok(()))),
-                _ => {}
+                (Caller::Read(f), Reply::Current) => f(Ok(&self.machine)),
+                (reader, failed) => reader.fail(failed),
             }
         }
     }
@@ -413,9 +412,12 @@ impl<S: StateMachine> ApplyWorker<S> {
         let count = blocks.iter().filter(given).map(|block| block.count() as usize).sum();
         let mut all =
             Given { entries: Vec::with_capacity(count), verdicts: Vec::new(), fresh: Vec::new() };
+        let mut payloads = Vec::new();
         for block in blocks.iter().filter(given) {
             assert!(!block.is_withheld(), "commands were withheld from a full replica");
-            for (index, mut bytes) in (block.first()..).zip(block.entries()) {
+            block.share_entries(&mut payloads);
+            let of_sessions = block.kind() == EntryKind::Session;
+            for (index, bytes) in (block.first()..).zip(payloads.drain(..)) {
                 let id = LogId::new(block.term(), index);
                 let unreadable = |error: &dyn fmt::Display| {
                     format!(
@@ -424,21 +426,24 @@ impl<S: StateMachine> ApplyWorker<S> {
                          wrote it"
                     )
                 };
-                if block.kind() == EntryKind::Session {
+                let decoded = if of_sessions {
                     match self.sessions.apply(index, &bytes).map_err(|e| unreadable(&e))? {
                         Verdict::Apply(command) => {
                             all.fresh.push(all.entries.len());
-                            bytes = command;
+                            <S::Codec as Codec<S::Command>>::decode(block.codec(), command)
                         }
                         verdict => {
                             all.verdicts.push((index, verdict));
                             continue;
                         }
                     }
+                } else {
+                    <S::Codec as Codec<S::Command>>::decode(block.codec(), bytes)
+                };
+                match decoded {
+                    Ok(command) => all.entries.push(Committed { id, command }),
+                    Err(error) => return Err(unreadable(&error)),
                 }
-                let command = <S::Codec as Codec<S::Command>>::decode(block.codec(), bytes)
-                    .map_err(|e| unreadable(&e))?;
-                all.entries.push(Committed { id, command });
             }
         }
         Ok(all)
@@ -489,34 +494,47 @@ impl<S: StateMachine> ApplyWorker<S> {
                     assert!(none.is_none(), "a write of a kind that is no command");
                     continue;
                 }
-                for index in block.first()..=block.last().index {
-                    let id = LogId::new(block.term(), index);
-                    if let Some((_, verdict)) = verdicts.next_if(|(at, _)| *at == id.index) {
+                let (mut next, last) = (block.first(), block.last().index);
+                while next <= last {
+                    let id = LogId::new(block.term(), next);
+                    next += 1;
+                    // Looked at first: nearly always there are none.
+                    let settled = verdicts.peek().is_some_and(|(at, _)| *at == id.index);
+                    if settled {
+                        let (_, verdict) = verdicts.next().expect("just seen");
                         answers.add_broken(self.open.take());
                         if let Some(who) = pending.at(id, &mut overwritten).and_then(|o| o.who) {
-                            answers.add(who, Reply::of(verdict));
+                            answers.add(who, reply_to(verdict));
                         }
                         continue;
                     }
                     let response = responses.next().expect("one for each command");
-                    if let Some(open) = self.open.as_mut().filter(|open| open.next == id) {
-                        open.next.index += 1;
-                        open.responses.push(response);
-                        self.open = self.open.take().and_then(|run| answers.add_if_complete(run));
-                        continue;
+                    if self.open.is_some() {
+                        if let Some(open) = self.open.as_mut().filter(|open| open.next == id) {
+                            open.next.index += 1;
+                            open.responses.push(response);
+                            let open = self.open.take();
+                            self.open = open.and_then(|run| answers.add_if_complete(run));
+                            continue;
+                        }
+                        answers.add_broken(self.open.take());
                     }
-                    answers.add_broken(self.open.take());
                     let Some(origin) = pending.at(id, &mut overwritten) else { continue };
                     let Some(who) = origin.who else { continue };
                     if origin.count == 1 && !origin.many {
                         answers.add(who, Reply::One(response));
-                    } else {
-                        let next = LogId::new(id.term, id.index + 1);
-                        let responses = vec![response];
-                        let (count, deadline) = (origin.count, origin.deadline);
-                        let open = OpenRun { who: Some(who), deadline, next, count, responses };
-                        self.open = answers.add_if_complete(open);
+                        continue;
                     }
+                    // Of a run, what is in this block.
+                    let (count, deadline) = (origin.count, origin.deadline);
+                    let more = (last - id.index).min(u64::from(count) - 1);
+                    let mut run = Vec::with_capacity(count as usize);
+                    run.push(response);
+                    run.extend(responses.by_ref().take(more as usize));
+                    next += more;
+                    let next = LogId::new(id.term, next);
+                    let open = OpenRun { who: Some(who), deadline, next, count, responses: run };
+                    self.open = answers.add_if_complete(open);
                 }
             }
             if let Some(open) = &self.open {
@@ -559,44 +577,28 @@ pub(crate) struct OpenRun<R> {
     responses: Vec<R>,
 }
 
-/// What one caller is told.
-enum Reply<R> {
-    One(R),
-    Many(Vec<R>),
-    /// Kept, with the version of the codec that wrote it.
-    Repeated(u16, Bytes),
-    Opened(u64),
-    Failed(Box<WriteError>),
-}
-
-impl<R> Reply<R> {
-    fn failed(error: WriteError) -> Self {
-        Reply::Failed(Box::new(error))
-    }
-
-    /// What the caller is told of an entry of a session that is not applied.
-    fn of(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Opened(session) => Reply::Opened(session),
-            Verdict::Repeated((codec, Some(bytes))) => Reply::Repeated(codec, bytes),
-            Verdict::Repeated((_, None)) => {
-                let text = "it has no encoding, so it could not be kept";
-                Reply::failed(WriteError::Response(AnyError::error(text)))
-            }
-            Verdict::Expired => Reply::failed(WriteError::SessionExpired),
-            Verdict::Acknowledged => Reply::failed(WriteError::Acknowledged),
-            Verdict::TooFar => {
-                let text = format!("over {WINDOW} writes ahead of what its session acknowledged");
-                Reply::failed(WriteError::Refused(AnyError::error(text)))
-            }
-            Verdict::Apply(_) | Verdict::RepeatedInBatch(_) => unreachable!("settled before"),
+/// What the caller is told of an entry of a session that is not applied.
+fn reply_to<S: StateMachine>(verdict: Verdict) -> Reply<S> {
+    match verdict {
+        Verdict::Opened(session) => Reply::Opened(session),
+        Verdict::Repeated((codec, Some(bytes))) => Reply::Repeated(Box::new((codec, bytes))),
+        Verdict::Repeated((_, None)) => {
+            let text = "it has no encoding, so it could not be kept";
+            Reply::failed(WriteError::Response(AnyError::error(text)))
         }
+        Verdict::Expired => Reply::failed(WriteError::SessionExpired),
+        Verdict::Acknowledged => Reply::failed(WriteError::Acknowledged),
+        Verdict::TooFar => {
+            let text = format!("over {WINDOW} writes ahead of what its session acknowledged");
+            Reply::failed(WriteError::Refused(AnyError::error(text)))
+        }
+        Verdict::Apply(_) | Verdict::RepeatedInBatch(_) => unreachable!("settled before"),
     }
 }
 
 /// Answers on their way; local ones are given in one pass at the end.
 struct Answers<S: StateMachine> {
-    local: Vec<(Token, Reply<S::Response>)>,
+    local: Vec<(Token, Reply<S>)>,
     clients: Vec<(Token, ForwardOutcome)>,
     remote: Remote,
 }
@@ -626,10 +628,16 @@ impl<S: StateMachine> Answers<S> {
         }
     }
 
-    fn add(&mut self, who: Who, reply: Reply<S::Response>) {
-        if let Who::Local(token) = who {
-            return self.local.push((token, reply));
+    #[inline]
+    fn add(&mut self, who: Who, reply: Reply<S>) {
+        match who {
+            // Put together where it stays: see `Outputs::push_with`.
+            Who::Local(token) => self.local.extend(std::iter::once_with(|| (token, reply))),
+            who => self.add_encoded(who, reply),
         }
+    }
+
+    fn add_encoded(&mut self, who: Who, reply: Reply<S>) {
         let encode = <S::Codec as Codec<S::Response>>::encode;
         let outcome = match reply {
             Reply::One(response) => {
@@ -640,11 +648,14 @@ impl<S: StateMachine> Answers<S> {
                 encoded.map(ForwardOutcome::Applied)
             }
             // As this version writes it.
-            Reply::Repeated(codec, bytes) => <S::Codec as Codec<S::Response>>::decode(codec, bytes)
+            Reply::Repeated(kept) => <S::Codec as Codec<S::Response>>::decode(kept.0, kept.1)
                 .and_then(|response| encode(&response))
                 .map(ForwardOutcome::Repeated),
             Reply::Opened(session) => Ok(ForwardOutcome::Opened(session)),
-            Reply::Failed(error) => Ok(outcome_of(&error)),
+            Reply::WriteFailed(error) => Ok(outcome_of(&error)),
+            Reply::Forwarded(_) | Reply::Current | Reply::ReadFailed(_) | Reply::Closed => {
+                unreachable!("it was written here")
+            }
         };
         // Done, and impossible to say how: the caller has to look.
         let outcome = outcome.unwrap_or(ForwardOutcome::Unknown);
@@ -659,27 +670,8 @@ impl<S: StateMachine> Answers<S> {
 
     /// Answers the callers here; returns what is for other nodes.
     fn send(self, callers: &Callers<S>) -> Remote {
-        let mut waiting = Vec::with_capacity(self.local.len());
-        callers.take_all(self.local.iter().map(|(token, _)| *token), &mut waiting);
-        for (caller, (_, reply)) in waiting.into_iter().zip(self.local) {
-            // A caller that is gone, or goes now, does not want to know.
-            match (caller, reply) {
-                (None, _) => {}
-                (Some(Caller::Write(to)), Reply::One(response)) => drop(to.send(Ok(response))),
-                (Some(Caller::WriteMany(to)), Reply::Many(all)) => drop(to.send(Ok(all))),
-                (Some(Caller::Once(to)), Reply::One(response)) => {
-                    drop(to.send(Ok(Once { response, repeated: false })));
-                }
-                (Some(Caller::Once(to)), Reply::Repeated(codec, bytes)) => {
-                    let response = <S::Codec as Codec<S::Response>>::decode(codec, bytes);
-                    let once = response.map(|response| Once { response, repeated: true });
-                    drop(to.send(once.map_err(|e| Box::new(WriteError::Response(e)))));
-                }
-                (Some(Caller::Open(to)), Reply::Opened(session)) => drop(to.send(Ok(session))),
-                (Some(caller), Reply::Failed(error)) => caller.fail_write(*error),
-                (Some(_), _) => unreachable!("one command, one response; several, several"),
-            }
-        }
+        let others = callers.tell(self.local);
+        assert!(others.is_empty(), "a caller here sleeps");
         let mut waiting = Vec::with_capacity(self.clients.len());
         callers.take_all(self.clients.iter().map(|(token, _)| *token), &mut waiting);
         for (caller, (_, outcome)) in waiting.into_iter().zip(self.clients) {

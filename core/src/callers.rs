@@ -1,50 +1,79 @@
-//! Who waits for an answer: the one place where the types of the application meet the node.
+//! Who waits for an answer, and what they ask: the one place where the types of the application meet the node.
 //!
-//! The handle puts a caller here under a token before it sends the token to the node; the apply
-//! worker, which has the typed response, answers it. The node carries tokens and bytes only, so it
-//! has no type parameter and is compiled once.
+//! The handle puts a caller here, with a request that has a token in place of the caller. The node takes the
+//! requests; the apply worker, which has the typed response, tells the caller. The node carries tokens and bytes
+//! only, so it has no type parameter and is compiled once.
+//!
+//! A caller and its request are put here under one lock, and callers are told many at a time, by [`post`]:
+//! with a thousand callers on other threads than the node's, what they share is what a write costs.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 
 use anyerror::AnyError;
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use quorate_engine::Index;
 use quorate_network::CallOutcome;
 use quorate_storage::{Codec, StateMachine};
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::runtime;
 use tokio::task::yield_now;
 
 use crate::calls::ClientCall;
+use crate::control::Request;
 use crate::error::{ReadError, WriteError};
+use crate::post::{self, Post};
 use crate::spin::{Crowd, Spin};
 
 /// Names a waiting caller. Never used twice in the life of a process.
 pub(crate) type Token = u64;
 
+/// No caller's token: generations begin with 1.
+const NOBODY: Token = 0;
+
+/// In the tokens of those who may be told by post.
+const BY_POST: Token = 1 << 31;
+
 /// One waiting caller.
 pub(crate) enum Caller<S: StateMachine> {
-    /// Of one command.
-    Write(oneshot::Sender<Written<S::Response>>),
-    /// Of several.
-    WriteMany(oneshot::Sender<Written<Vec<S::Response>>>),
-    /// Of one command of a session.
-    Once(oneshot::Sender<Written<Once<S::Response>>>),
-    /// Of a session to be opened.
-    Open(oneshot::Sender<Written<u64>>),
+    /// Sleeps until it is told, and is woken then.
+    Asleep(Waker),
+    /// Was told, and has not looked yet.
+    Told(Reply<S>),
     /// With a closure for the state, or the reason why it is not called.
     Read(ReadFn<S>),
-    /// For a state that is new enough, which it looks at by itself.
-    Wait(oneshot::Sender<Served<()>>),
     /// A client's call, for a write or for a read index.
     Client(ClientCall),
 }
 
-/// What a writer is told. Failures are rare and large: a box for them keeps all else in a cache line.
+/// What a caller is told. What is rare and large is in a box, so that a caller fits a cache line.
+pub(crate) enum Reply<S: StateMachine> {
+    One(S::Response),
+    Many(Vec<S::Response>),
+    /// Kept since it was applied first, with the version of the codec that wrote it.
+    Repeated(Box<(u16, Bytes)>),
+    /// The number of a session.
+    Opened(u64),
+    /// By the leader, to whom the write was passed on.
+    Forwarded(Box<Completed>),
+    /// The state is as new as it is wanted.
+    Current,
+    WriteFailed(Box<WriteError>),
+    ReadFailed(Box<ReadError>),
+    /// No answer will come.
+    Closed,
+}
+
+/// What a writer is told, of its type. Failures are rare and large.
 pub(crate) type Written<T> = Result<T, Box<WriteError>>;
 
-/// What a reader is told.
+/// What a reader is told, of its type.
 pub(crate) type Served<T> = Result<T, Box<ReadError>>;
 
 /// What a write of a session has led to.
@@ -68,8 +97,12 @@ pub(crate) enum Completed {
 
 pub(crate) type ReadFn<S> = Box<dyn FnOnce(Result<&S, ReadError>) + Send>;
 
-/// Callers that may wait at a time, writers and readers; more are `Overloaded`.
+/// Callers that may wait at a time, writers and readers, and requests of theirs; more are `Overloaded`.
 const MAX_CALLERS: usize = 1 << 20;
+
+/// Callers that are told under one lock, while others want to ask. Those are on their way to ask again while the
+/// next are told.
+const TOLD_AT_ONCE: usize = 64;
 
 /// Why a caller can't wait here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,22 +132,31 @@ impl From<NoPlace> for ReadError {
 /// All waiting callers of a group.
 pub(crate) struct Callers<S: StateMachine> {
     table: Mutex<Table<S>>,
+    /// Who came last, if nobody was left to call then.
+    watcher: AtomicU64,
+    /// The node, while there are no requests.
+    node: AtomicWaker,
     spin: Spin,
+    pub(crate) post: Post<S>,
+    /// Whether many wait, who may be told by post.
+    crowded: AtomicBool,
 }
 
 struct Table<S: StateMachine> {
     slots: Slab<(u32, Caller<S>)>,
+    /// Of those, who were not told.
+    waiting: usize,
     /// Distinguishes the users of one slot over time.
     generation: u32,
     crowd: Crowd,
-    closed: bool,
-}
-
-/// A caller's place.
-pub(crate) struct Seat {
-    pub(crate) token: Token,
-    /// For whoever waits last: how many answers there were before.
+    /// When the last caller came: how many answers there were, if nobody was left to call.
     seen: Option<u64>,
+    /// Where the postman is.
+    post: Option<runtime::Id>,
+    /// Those that the node has not taken.
+    requests: VecDeque<Request>,
+    /// Nobody can ask any more.
+    closed: bool,
 }
 
 /// What the node knows of the application: nothing but this.
@@ -124,6 +166,21 @@ pub(crate) trait Application: Send + Sync + 'static {
 
     /// Whether bytes are a command.
     fn check(&self, codec: u16, command: &Bytes) -> Result<(), AnyError>;
+
+    /// Takes requests, as long as `into` has fewer than `limit`, or waits for one. False when there is none and
+    /// nobody can ask any more.
+    fn poll_requests(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut VecDeque<Request>,
+        limit: usize,
+    ) -> Poll<bool>;
+
+    /// Takes requests, as long as `into` has fewer than `limit`. False when nobody can ask any more.
+    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize) -> bool;
+
+    /// From now on nobody can ask.
+    fn turn_away(&self);
 
     /// Tells writers that there is no response.
     fn fail_writes(&self, failures: &mut Vec<(Token, WriteError)>);
@@ -147,9 +204,24 @@ pub(crate) trait Application: Send + Sync + 'static {
 
 impl<S: StateMachine> Callers<S> {
     pub(crate) fn new(spin: Spin) -> Arc<Self> {
-        let (slots, crowd) = (Slab::new(), Crowd::default());
-        let table = Mutex::new(Table { slots, generation: 0, crowd, closed: false });
-        Arc::new(Self { table, spin })
+        let table = Table {
+            slots: Slab::new(),
+            waiting: 0,
+            generation: 0,
+            crowd: Crowd::default(),
+            seen: None,
+            post: None,
+            requests: VecDeque::new(),
+            closed: false,
+        };
+        Arc::new(Self {
+            table: Mutex::new(table),
+            watcher: AtomicU64::new(NOBODY),
+            node: AtomicWaker::new(),
+            spin,
+            post: Post::new(),
+            crowded: AtomicBool::new(false),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<S>> {
@@ -157,36 +229,141 @@ impl<S: StateMachine> Callers<S> {
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Adds a caller.
-    pub(crate) fn insert(&self, caller: Caller<S>) -> Result<Seat, NoPlace> {
-        self.insert_or_back(caller).map_err(|(why, _)| why)
+    /// Adds a caller, with what it asks of the node.
+    #[inline]
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        caller: Caller<S>,
+        request: impl FnOnce(Token) -> Request,
+    ) -> Result<Token, (NoPlace, Caller<S>)> {
+        let sleeper = matches!(caller, Caller::Asleep(_));
+        let many = sleeper && self.crowded.load(Ordering::Relaxed);
+        let here = if many { post::here() } else { None };
+        let mut table = self.lock();
+        let vacant = here.is_some() && table.post.is_none();
+        let by_post = here.is_some() && table.post == here;
+        let token = self.seat(&mut table, caller, by_post)?;
+        let first = table.requests.is_empty();
+        // Put together where it stays: see `Outputs::push_with`.
+        table.requests.extend(std::iter::once_with(|| request(token)));
+        drop(table);
+        if first {
+            self.node.wake();
+        }
+        if vacant {
+            self.employ();
+        }
+        Ok(token)
     }
 
-    /// Adds a caller, or gives it back to be told why not.
-    pub(crate) fn insert_or_back(&self, caller: Caller<S>) -> Result<Seat, (NoPlace, Caller<S>)> {
-        let mut table = self.lock();
-        if table.closed {
-            return Err((NoPlace::Stopped, caller));
+    /// Adds a caller that asks nothing of the node.
+    pub(crate) fn add(&self, caller: Caller<S>) -> Result<Token, (NoPlace, Caller<S>)> {
+        self.seat(&mut self.lock(), caller, false)
+    }
+
+    #[inline]
+    fn seat(
+        &self,
+        table: &mut Table<S>,
+        caller: Caller<S>,
+        by_post: bool,
+    ) -> Result<Token, (NoPlace, Caller<S>)> {
+        let token = table.add(caller)? | if by_post { BY_POST } else { 0 };
+        table.seen = table.crowd.is_all(table.waiting).then(|| self.spin.answers());
+        self.watcher.store(if table.seen.is_some() { token } else { NOBODY }, Ordering::Relaxed);
+        let crowded = table.slots.len() >= post::CROWD;
+        if crowded != self.crowded.load(Ordering::Relaxed) {
+            self.crowded.store(crowded, Ordering::Relaxed);
         }
-        if table.slots.len() >= MAX_CALLERS {
-            return Err((NoPlace::Full, caller));
-        }
-        table.generation = table.generation.wrapping_add(1);
-        let generation = table.generation;
-        let slot = table.slots.insert((generation, caller));
-        let waiting = table.slots.len();
-        let seen = table.crowd.is_all(waiting).then(|| self.spin.answers());
-        Ok(Seat { token: u64::from(generation) << 32 | slot as u64, seen })
+        Ok(token)
+    }
+
+    /// What a sleeping caller is told. Who goes away before that is told nothing.
+    pub(crate) async fn told(&self, token: Token) -> Reply<S> {
+        let seat = Seat { callers: self, token, taken: true };
+        self.watch(token).await;
+        seat.await
     }
 
     /// Returns when a caller is to sleep until its answer comes: at once, but for the one who waits last.
-    pub(crate) async fn watch<T>(&self, seat: &Seat, answer: &oneshot::Receiver<T>) {
-        let Some(seen) = seat.seen.filter(|_| self.spin.is_worth_it()) else { return };
-        // Whoever calls when everybody else on this thread had a turn waits later.
-        yield_now().await;
-        if self.lock().generation == generation(seat.token) {
-            self.spin.watch(seen, answer);
+    pub(crate) async fn watch(&self, token: Token) {
+        let watches = || self.watcher.load(Ordering::Relaxed) == token;
+        if watches() && self.spin.is_worth_it() {
+            // Whoever calls when everybody else on this thread had a turn waits later.
+            yield_now().await;
+            let seen = self.lock().seen.filter(|_| watches());
+            seen.inspect(|seen| self.spin.watch(*seen));
         }
+    }
+
+    /// Tells callers, many of them by post. Returns those that don't sleep, to be told by whoever has the reply; of
+    /// one that is gone nobody wants to know.
+    pub(crate) fn tell(
+        &self,
+        replies: impl IntoIterator<Item = (Token, Reply<S>), IntoIter: ExactSizeIterator>,
+    ) -> Vec<(Caller<S>, Reply<S>)> {
+        let replies = replies.into_iter();
+        if replies.len() < post::MANY || !self.crowded.load(Ordering::Relaxed) {
+            return self.tell_here(replies);
+        }
+        let by_post = |(token, _): &(Token, Reply<S>)| *token & BY_POST != 0;
+        let replies: Vec<_> = replies.collect();
+        // Nearly always, so that they need not be moved.
+        let (letters, here) = if replies.iter().all(by_post) {
+            (replies, vec![])
+        } else {
+            replies.into_iter().partition(by_post)
+        };
+        self.tell_sleepers(self.post.send(letters));
+        self.tell_here(here)
+    }
+
+    /// Tells callers that sleep.
+    pub(crate) fn tell_sleepers(&self, replies: Vec<(Token, Reply<S>)>) {
+        let others = self.tell_here(replies);
+        assert!(others.is_empty(), "nobody else is told by post");
+    }
+
+    fn tell_here(
+        &self,
+        replies: impl IntoIterator<Item = (Token, Reply<S>), IntoIter: ExactSizeIterator>,
+    ) -> Vec<(Caller<S>, Reply<S>)> {
+        let mut replies = replies.into_iter();
+        let mut found = Found { sleepers: Vec::new(), others: Vec::new(), unwanted: Vec::new() };
+        while replies.len() > 0 {
+            {
+                let mut table = self.lock();
+                for (token, reply) in replies.by_ref().take(TOLD_AT_ONCE) {
+                    table.tell(token, reply, &mut found);
+                }
+                self.spin.answering();
+            }
+            found.sleepers.drain(..).for_each(Waker::wake);
+        }
+        found.others
+    }
+
+    /// Has the next of those who ask here told by post.
+    #[cold]
+    fn employ(self: &Arc<Self>) {
+        let Some(runtime) = post::runtime() else { return };
+        let vacant = {
+            let mut table = self.lock();
+            let vacant = table.post.is_none();
+            if vacant {
+                table.post = Some(runtime.id());
+            }
+            vacant
+        };
+        if vacant {
+            post::employ(self, &runtime);
+        }
+    }
+
+    /// There is no postman any more: what he left is delivered, and the next may come.
+    pub(crate) fn end_post(&self) {
+        self.tell_sleepers(self.post.end());
+        self.lock().post = None;
     }
 
     /// Takes the callers of `tokens`, in order, to be told something; `None` for one that is gone.
@@ -202,11 +379,68 @@ impl<S: StateMachine> Callers<S> {
             self.spin.answering();
         }
     }
+}
 
-    pub(crate) fn take(&self, token: Token) -> Option<Caller<S>> {
-        self.spin.answering();
-        self.lock().take(token)
+/// The waker of the task that awaits this.
+pub(crate) async fn own_waker() -> Waker {
+    poll_fn(|cx| Poll::Ready(cx.waker().clone())).await
+}
+
+/// A sleeping caller's hold on its place; whoever lets go of it is gone.
+struct Seat<'a, S: StateMachine> {
+    callers: &'a Callers<S>,
+    token: Token,
+    /// Until it was told.
+    taken: bool,
+}
+
+impl<S: StateMachine> Future for Seat<'_, S> {
+    type Output = Reply<S>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<S>> {
+        let before = {
+            let mut table = self.callers.lock();
+            let caller =
+                table.get_mut(self.token).expect("a caller has its place until it is told");
+            match caller {
+                Caller::Asleep(waker) if waker.will_wake(cx.waker()) => None,
+                Caller::Asleep(waker) => Some(std::mem::replace(waker, cx.waker().clone())),
+                _ => {
+                    let told = table.take(self.token);
+                    drop(table);
+                    self.taken = false;
+                    let Some(Caller::Told(reply)) = told else { unreachable!("it slept") };
+                    return Poll::Ready(reply);
+                }
+            }
+        };
+        // Without the lock: with a waker its task may go.
+        drop(before);
+        Poll::Pending
     }
+}
+
+impl<S: StateMachine> Drop for Seat<'_, S> {
+    fn drop(&mut self) {
+        if self.taken {
+            let gone = self.callers.lock().take(self.token);
+            drop(gone);
+        }
+    }
+}
+
+/// Who was to be told something. What is the application's or the runtime's is called, woken and dropped without
+/// the lock.
+struct Found<S: StateMachine> {
+    /// Have been told, and are to be woken.
+    sleepers: Vec<Waker>,
+    others: Vec<(Caller<S>, Reply<S>)>,
+    /// For those who are gone.
+    unwanted: Vec<Reply<S>>,
+}
+
+fn token(generation: u32, slot: usize) -> Token {
+    u64::from(generation) << 32 | slot as u64
 }
 
 /// Of the caller of `token`, and of nobody else for a long time.
@@ -216,43 +450,174 @@ fn generation(token: Token) -> u32 {
 
 /// Where the caller of `token` is, if it is the one there.
 fn slot(token: Token) -> usize {
-    (token & 0xffff_ffff) as usize
+    (token & (BY_POST - 1)) as usize
 }
 
 impl<S: StateMachine> Table<S> {
-    fn get(&self, token: Token) -> Option<&Caller<S>> {
-        let (of, caller) = self.slots.get(slot(token))?;
+    #[inline]
+    fn add(&mut self, caller: Caller<S>) -> Result<Token, (NoPlace, Caller<S>)> {
+        if self.closed {
+            return Err((NoPlace::Stopped, caller));
+        }
+        // Who goes away leaves its request behind, until the node takes it.
+        if self.slots.len().max(self.requests.len()) >= MAX_CALLERS {
+            return Err((NoPlace::Full, caller));
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.slots.insert((self.generation, caller));
+        self.waiting += 1;
+        Ok(token(self.generation, slot))
+    }
+
+    fn get_mut(&mut self, token: Token) -> Option<&mut Caller<S>> {
+        let (of, caller) = self.slots.get_mut(slot(token))?;
         (*of == generation(token)).then_some(caller)
     }
 
     fn take(&mut self, token: Token) -> Option<Caller<S>> {
-        self.get(token)?;
+        let told = matches!(self.get_mut(token)?, Caller::Told(_));
+        self.waiting -= usize::from(!told);
         Some(self.slots.remove(slot(token)).1)
+    }
+
+    #[inline]
+    fn tell(&mut self, token: Token, reply: Reply<S>, found: &mut Found<S>) {
+        match self.get_mut(token) {
+            None | Some(Caller::Told(_)) => found.unwanted.push(reply),
+            Some(caller @ Caller::Asleep(_)) => {
+                let asleep = std::mem::replace(caller, Caller::Told(reply));
+                self.waiting -= 1;
+                let Caller::Asleep(waker) = asleep else { unreachable!("just seen") };
+                found.sleepers.push(waker);
+            }
+            Some(Caller::Read(_) | Caller::Client(_)) => {
+                found.others.extend(self.take(token).map(|caller| (caller, reply)));
+            }
+        }
+    }
+
+    fn take_requests(&mut self, into: &mut VecDeque<Request>, limit: usize) {
+        if into.is_empty() && self.requests.len() <= limit {
+            std::mem::swap(into, &mut self.requests);
+        } else {
+            let room = limit.saturating_sub(into.len());
+            into.extend(self.requests.drain(..room.min(self.requests.len())));
+        }
     }
 }
 
 impl<S: StateMachine> Caller<S> {
-    pub(crate) fn fail_write(self, error: WriteError) {
-        let error = Box::new(error);
-        // A caller that has gone away does not want to know.
+    /// Of one that does not sleep.
+    pub(crate) fn fail(self, reply: Reply<S>) {
+        match (self, reply) {
+            (Caller::Read(f), Reply::ReadFailed(error)) => f(Err(*error)),
+            (Caller::Read(f), Reply::Closed) => f(Err(ReadError::Stopped)),
+            (Caller::Client(call), Reply::ReadFailed(error)) => call.fail_read(*error),
+            (Caller::Client(call), Reply::WriteFailed(error)) => call.fail_write(*error),
+            // It was on its way somewhere when the node stopped.
+            (Caller::Client(call), Reply::Closed) => call.fail_write(WriteError::Unknown),
+            _ => unreachable!("a write's token names a writer, a read's a reader"),
+        }
+    }
+}
+
+impl<S: StateMachine> Reply<S> {
+    pub(crate) fn failed(error: WriteError) -> Self {
+        Reply::WriteFailed(Box::new(error))
+    }
+
+    /// To one command.
+    #[inline]
+    pub(crate) fn one(self) -> Written<S::Response> {
         match self {
-            Caller::Write(reply) => drop(reply.send(Err(error))),
-            Caller::WriteMany(reply) => drop(reply.send(Err(error))),
-            Caller::Once(reply) => drop(reply.send(Err(error))),
-            Caller::Open(reply) => drop(reply.send(Err(error))),
-            Caller::Client(call) => call.fail_write(*error),
-            Caller::Read(_) | Caller::Wait(_) => unreachable!("a write's token names a writer"),
+            Reply::One(response) => Ok(response),
+            Reply::Forwarded(completed) => match *completed {
+                Completed::Applied(responses) => sole::<S>(responses),
+                _ => Err(odd()),
+            },
+            failed => Err(failed.write_failed()),
         }
     }
 
-    fn closed(self) {
+    /// To several.
+    pub(crate) fn many(self) -> Written<Vec<S::Response>> {
         match self {
-            Caller::Read(f) => f(Err(ReadError::Stopped)),
-            Caller::Wait(reply) => drop(reply.send(Err(ReadError::Stopped.into()))),
-            // It was on its way somewhere when the node stopped.
-            writer => writer.fail_write(WriteError::Unknown),
+            Reply::Many(all) => Ok(all),
+            Reply::Forwarded(completed) => match *completed {
+                Completed::Applied(responses) => responses.into_iter().map(decode::<S>).collect(),
+                _ => Err(odd()),
+            },
+            failed => Err(failed.write_failed()),
         }
     }
+
+    /// To one of a session.
+    pub(crate) fn once(self) -> Written<Once<S::Response>> {
+        let (response, repeated) = match self {
+            Reply::One(response) => (Ok(response), false),
+            Reply::Repeated(kept) => {
+                let response = <S::Codec as Codec<S::Response>>::decode(kept.0, kept.1);
+                (response.map_err(|e| Box::new(WriteError::Response(e))), true)
+            }
+            Reply::Forwarded(completed) => match *completed {
+                Completed::Applied(responses) => (sole::<S>(responses), false),
+                Completed::Repeated(response) => (decode::<S>(response), true),
+                Completed::Opened(_) => return Err(odd()),
+            },
+            failed => return Err(failed.write_failed()),
+        };
+        Ok(Once { response: response?, repeated })
+    }
+
+    /// To who wanted a session.
+    pub(crate) fn opened(self) -> Written<u64> {
+        match self {
+            Reply::Opened(session) => Ok(session),
+            Reply::Forwarded(completed) => match *completed {
+                Completed::Opened(session) => Ok(session),
+                _ => Err(odd()),
+            },
+            failed => Err(failed.write_failed()),
+        }
+    }
+
+    /// To who waits for a state.
+    pub(crate) fn current(self) -> Served<()> {
+        match self {
+            Reply::Current => Ok(()),
+            Reply::ReadFailed(error) => Err(error),
+            Reply::Closed => Err(ReadError::Stopped.into()),
+            _ => unreachable!("a read's token names a reader"),
+        }
+    }
+
+    #[cold]
+    fn write_failed(self) -> Box<WriteError> {
+        match self {
+            Reply::WriteFailed(error) => error,
+            // It was on its way somewhere when the node stopped.
+            Reply::Closed => WriteError::Unknown.into(),
+            _ => unreachable!("one command, one response; several, several"),
+        }
+    }
+}
+
+/// What a leader says that was asked for something else.
+fn odd() -> Box<WriteError> {
+    Box::new(WriteError::Response(AnyError::error("not the answer to what was asked")))
+}
+
+/// The response to one command, from the leader.
+fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Written<S::Response> {
+    let [response] = <[Bytes; 1]>::try_from(responses).map_err(|_| odd())?;
+    decode::<S>(response)
+}
+
+/// A response from the leader, which is a peer: whatever the bytes are, the write was done.
+fn decode<S: StateMachine>(bytes: Bytes) -> Written<S::Response> {
+    let version = <S::Codec as Codec<S::Response>>::VERSION;
+    <S::Codec as Codec<S::Response>>::decode(version, bytes)
+        .map_err(|e| Box::new(WriteError::Response(e)))
 }
 
 impl<S: StateMachine> Application for Callers<S> {
@@ -267,137 +632,213 @@ impl<S: StateMachine> Application for Callers<S> {
         std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(refuse)
     }
 
+    fn poll_requests(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut VecDeque<Request>,
+        limit: usize,
+    ) -> Poll<bool> {
+        // Before it looks, so that whoever asks afterwards wakes it.
+        self.node.register(cx.waker());
+        let can_ask = self.take_requests(into, limit);
+        if into.is_empty() && can_ask { Poll::Pending } else { Poll::Ready(!into.is_empty()) }
+    }
+
+    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize) -> bool {
+        let mut table = self.lock();
+        table.take_requests(into, limit);
+        !table.closed
+    }
+
+    fn turn_away(&self) {
+        self.lock().closed = true;
+        self.node.wake();
+    }
+
     fn fail_writes(&self, failures: &mut Vec<(Token, WriteError)>) {
-        if failures.is_empty() {
-            return;
-        }
-        let mut callers = Vec::with_capacity(failures.len());
-        self.take_all(failures.iter().map(|(token, _)| *token), &mut callers);
-        for (caller, (_, error)) in callers.into_iter().zip(failures.drain(..)) {
-            if let Some(caller) = caller {
-                caller.fail_write(error);
-            }
-        }
+        let failed = failures.drain(..).map(|(token, error)| (token, Reply::failed(error)));
+        self.tell(failed).into_iter().for_each(|(caller, reply)| caller.fail(reply));
     }
 
     fn fail_read(&self, token: Token, error: ReadError) {
-        match self.take(token) {
-            Some(Caller::Read(f)) => f(Err(error)),
-            Some(Caller::Wait(reply)) => drop(reply.send(Err(error.into()))),
-            Some(Caller::Client(call)) => call.fail_read(error),
-            _ => {}
-        }
+        let failed = [(token, Reply::ReadFailed(Box::new(error)))];
+        self.tell(failed).into_iter().for_each(|(caller, reply)| caller.fail(reply));
     }
 
-    fn complete_waits(&self, mut tokens: Vec<Token>) -> Vec<Token> {
-        let mut waiting = Vec::with_capacity(tokens.len());
-        {
+    fn complete_waits(&self, tokens: Vec<Token>) -> Vec<Token> {
+        let (waits, others): (Vec<_>, Vec<_>) = {
             let mut table = self.lock();
-            tokens.retain(|token| {
-                let waits = matches!(table.get(*token), Some(Caller::Wait(_)));
-                if waits {
-                    waiting.extend(table.take(*token));
-                }
-                !waits
-            });
-            if !waiting.is_empty() {
-                self.spin.answering();
-            }
-        }
-        for caller in waiting {
-            if let Caller::Wait(reply) = caller {
-                drop(reply.send(Ok(())));
-            }
-        }
-        tokens
+            let waits = |token: &Token| matches!(table.get_mut(*token), Some(Caller::Asleep(_)));
+            tokens.into_iter().partition(waits)
+        };
+        let others_told = self.tell(waits.into_iter().map(|token| (token, Reply::Current)));
+        assert!(others_told.is_empty(), "they slept");
+        others
     }
 
     fn complete_index(&self, token: Token, index: Index) {
-        if let Some(Caller::Client(call)) = self.take(token) {
+        let mut client = Vec::new();
+        self.take_all([token], &mut client);
+        if let Some(Some(Caller::Client(call))) = client.pop() {
             call.answer(CallOutcome::ReadIndex(index));
         }
     }
 
     fn complete_forwarded(&self, token: Token, completed: Completed) {
-        let Some(caller) = self.take(token) else { return };
-        // The bytes come from a peer: whatever they are, the write was done.
-        let decode = |bytes: &Bytes| {
-            let version = <S::Codec as Codec<S::Response>>::VERSION;
-            <S::Codec as Codec<S::Response>>::decode(version, bytes.clone())
-                .map_err(|e| Box::new(WriteError::Response(e)))
-        };
-        let odd = || WriteError::Response(AnyError::error("not the answer to what was asked"));
-        match (caller, completed) {
-            (Caller::WriteMany(reply), Completed::Applied(responses)) => {
-                drop(reply.send(responses.iter().map(decode).collect()));
-            }
-            (Caller::Write(reply), Completed::Applied(responses)) => {
-                let response =
-                    if let [one] = &responses[..] { decode(one) } else { Err(odd().into()) };
-                drop(reply.send(response));
-            }
-            (Caller::Once(reply), completed) => {
-                let (response, repeated) = match &completed {
-                    Completed::Applied(responses) if responses.len() == 1 => {
-                        (decode(&responses[0]), false)
-                    }
-                    Completed::Repeated(response) => (decode(response), true),
-                    _ => (Err(odd().into()), false),
-                };
-                drop(reply.send(response.map(|response| Once { response, repeated })));
-            }
-            (Caller::Open(reply), Completed::Opened(session)) => drop(reply.send(Ok(session))),
-            (Caller::Read(_) | Caller::Wait(_) | Caller::Client(_), _) => {}
-            (caller, _) => caller.fail_write(odd()),
-        }
+        let others = self.tell([(token, Reply::Forwarded(Box::new(completed)))]);
+        assert!(others.is_empty(), "a client's write is not passed on");
     }
 
     fn close(&self) {
-        let slots = {
-            let mut table = self.lock();
-            table.closed = true;
-            std::mem::take(&mut table.slots)
+        self.turn_away();
+        let waiting: Vec<Token> = {
+            let table = self.lock();
+            table.slots.iter().map(|(slot, (generation, _))| token(*generation, slot)).collect()
         };
-        for (_, (_, caller)) in slots {
-            caller.closed();
-        }
+        self.tell_sleepers(self.post.close());
+        let closed = waiting.into_iter().map(|token| (token, Reply::Closed));
+        self.tell_here(closed).into_iter().for_each(|(caller, reply)| caller.fail(reply));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
     use std::time::Duration;
 
     use futures::FutureExt as _;
+    use quorate_engine::ReadMode;
 
     use super::*;
     use crate::testing::Counter;
 
-    type Answer = oneshot::Receiver<Written<u64>>;
-
-    fn call(callers: &Callers<Counter>) -> (Seat, Answer) {
-        let (reply, answer) = oneshot::channel();
-        let Ok(seat) = callers.insert(Caller::Write(reply)) else { unreachable!("there is room") };
-        (seat, answer)
+    fn ask(callers: &Arc<Callers<Counter>>) -> Token {
+        let asleep = Caller::Asleep(Waker::noop().clone());
+        let request = |token| Request::Read { token, mode: ReadMode::Index };
+        let Ok(token) = callers.ask(asleep, request) else { unreachable!("there is room") };
+        token
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn only_who_waits_last_watches_and_lets_others_go_first() {
         let callers = Callers::<Counter>::new(Spin::new(Duration::from_micros(1)));
         let untried = callers.spin.credit();
-        let (first, answer) = call(&callers);
-        let mut watching = Box::pin(callers.watch(&first, &answer));
+        let first = ask(&callers);
+        let mut watching = Box::pin(callers.watch(first));
         assert!((&mut watching).now_or_never().is_none(), "others first");
         // One of them calls, so the first sleeps at once.
-        let (second, other) = call(&callers);
+        let second = ask(&callers);
         watching.await;
         assert_eq!(callers.spin.credit(), untried);
-        callers.watch(&second, &other).await;
+        callers.watch(second).await;
         assert!(callers.spin.credit() < untried, "nobody is left to call: it watches, in vain");
-        // Two waited lately, so one that waits has somebody left.
-        callers.take(second.token);
-        callers.take(first.token);
-        let (third, answer) = call(&callers);
-        assert!(callers.watch(&third, &answer).now_or_never().is_some());
+        // Two waited lately, so one that waits has somebody left, also while the others have not looked.
+        let told = callers.tell([second, first].map(|token| (token, Reply::Current)));
+        assert!(told.is_empty());
+        let third = ask(&callers);
+        assert!(callers.watch(third).now_or_never().is_some());
+    }
+
+    fn callers() -> Arc<Callers<Counter>> {
+        Callers::new(Spin::never())
+    }
+
+    fn taken(callers: &Callers<Counter>) -> Vec<Token> {
+        let mut requests = VecDeque::new();
+        callers.take_requests(&mut requests, usize::MAX);
+        let token = |request| match request {
+            Request::Read { token, .. } => token,
+            _ => unreachable!("all read"),
+        };
+        requests.into_iter().map(token).collect()
+    }
+
+    #[tokio::test]
+    async fn a_caller_is_told_what_it_asked_for_and_leaves_its_place() {
+        let callers = callers();
+        let (one, other) = (ask(&callers), ask(&callers));
+        assert_eq!(taken(&callers), [one, other]);
+        let mut waiting = Box::pin(callers.told(one));
+        assert!((&mut waiting).now_or_never().is_none());
+        let replies = [(other, Reply::One(2)), (one, Reply::One(1))];
+        assert!(callers.tell(replies).is_empty());
+        // Not a second time.
+        assert!(callers.tell([(one, Reply::One(3))]).is_empty());
+        assert_eq!(waiting.await.one().expect("told"), 1);
+        assert_eq!(callers.told(other).await.one().expect("told"), 2);
+        let table = callers.lock();
+        assert_eq!((table.slots.len(), table.waiting), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_leaves_its_place_whether_it_was_told_or_not() {
+        let callers = callers();
+        for told in [false, true] {
+            let token = ask(&callers);
+            let mut waiting = Box::pin(callers.told(token));
+            assert!((&mut waiting).now_or_never().is_none());
+            if told {
+                assert!(callers.tell([(token, Reply::One(1))]).is_empty());
+            }
+            drop(waiting);
+            assert!(callers.tell([(token, Reply::One(1))]).is_empty());
+            let table = callers.lock();
+            assert_eq!((table.slots.len(), table.waiting), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_moves_to_another_task_is_woken_there() {
+        let callers = callers();
+        let token = ask(&callers);
+        let mut waiting = Box::pin(callers.told(token));
+        let (before, after) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        for task in [&before, &after] {
+            let waker = Waker::from(task.clone());
+            assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert!(callers.tell([(token, Reply::One(1))]).is_empty());
+        let woken = |task: &Woken| task.0.load(Ordering::Relaxed);
+        assert_eq!((woken(&before), woken(&after)), (0, 1));
+        assert_eq!(waiting.await.one().expect("told"), 1);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_node_is_woken_by_the_first_request_and_when_nobody_can_ask_any_more() {
+        let callers = callers();
+        let node = Arc::new(Woken::default());
+        let waker = Waker::from(node.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut requests = VecDeque::new();
+        assert!(callers.poll_requests(&mut cx, &mut requests, 3).is_pending());
+        let asked: Vec<Token> = (0..5).map(|_| ask(&callers)).collect();
+        assert_eq!(node.0.load(Ordering::Relaxed), 1);
+        assert_eq!(callers.poll_requests(&mut cx, &mut requests, 3), Poll::Ready(true));
+        assert_eq!(requests.len(), 3, "as many as a turn takes");
+        requests.clear();
+        assert_eq!(taken(&callers), asked[3..]);
+        assert!(callers.poll_requests(&mut cx, &mut requests, 3).is_pending());
+        let last = ask(&callers);
+        callers.turn_away();
+        assert_eq!(node.0.load(Ordering::Relaxed), 2);
+        // What was asked before is heard.
+        assert_eq!(callers.poll_requests(&mut cx, &mut requests, 3), Poll::Ready(true));
+        requests.clear();
+        assert_eq!(callers.poll_requests(&mut cx, &mut requests, 3), Poll::Ready(false));
+        let asleep = || Caller::Asleep(Waker::noop().clone());
+        assert!(matches!(callers.add(asleep()), Err((NoPlace::Stopped, _))));
+        callers.close();
+        let told = callers.told(last).await.current();
+        assert!(told.is_err_and(|error| matches!(*error, ReadError::Stopped)));
     }
 }

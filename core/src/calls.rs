@@ -15,9 +15,8 @@ use quorate_network::{
     Answerer, Call, CallKind, CallOutcome, ForwardOutcome, NodeStatus, SessionRequest,
 };
 use quorate_storage::StateMachine;
-use tokio::sync::mpsc;
 
-use crate::callers::{Application, Caller, Callers, Seat};
+use crate::callers::{Application, Caller, Callers, Reply};
 use crate::control::Request;
 use crate::error::{ReadError, WriteError};
 use crate::forward::Commands;
@@ -31,8 +30,6 @@ pub(crate) trait Reception: Send + Sync + 'static {
 /// The calls of one group.
 pub(crate) struct GroupCalls<S: StateMachine> {
     pub(crate) callers: Arc<Callers<S>>,
-    /// To the node, for as long as there are handles: clients alone don't keep it alive.
-    pub(crate) requests: mpsc::WeakUnboundedSender<Request>,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) board: Arc<Board>,
     pub(crate) queue_bytes: usize,
@@ -86,8 +83,10 @@ impl<S: StateMachine> GroupCalls<S> {
             Ok(cost) => cost,
             Err(error) => return caller.fail_write(error),
         };
-        self.board.write_queued();
-        let queued = self.queue(caller, |token| Request::ClientWrite { token, commands, timeout });
+        let queued = self.queue(caller, |token| {
+            self.board.write_queued();
+            Request::ClientWrite { token, commands, timeout }
+        });
         if !queued {
             self.queued_bytes.fetch_sub(cost, Ordering::Relaxed);
         }
@@ -120,23 +119,12 @@ impl<S: StateMachine> GroupCalls<S> {
 
     /// Hands a request to the node, or tells the caller why not.
     fn queue(&self, caller: ClientCall, request: impl FnOnce(u64) -> Request) -> bool {
-        let Some(requests) = self.requests.upgrade() else {
-            caller.answer(CallOutcome::Stopped);
-            return false;
-        };
-        match self.callers.insert_or_back(Caller::Client(caller)) {
-            Ok(Seat { token, .. }) => {
-                if requests.send(request(token)).is_ok() {
-                    return true;
-                }
-                // Nobody else has seen the token.
-                if let Some(caller) = self.callers.take(token) {
-                    caller.fail_write(WriteError::Stopped);
-                }
-            }
-            Err((why, caller)) => caller.fail_write(why.into()),
+        let turned_away = self.callers.ask(Caller::Client(caller), request).err();
+        let queued = turned_away.is_none();
+        if let Some((why, caller)) = turned_away {
+            caller.fail(Reply::failed(why.into()));
         }
-        false
+        queued
     }
 
     fn status(&self) -> NodeStatus {

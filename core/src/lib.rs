@@ -55,6 +55,7 @@ mod node;
 mod observe;
 mod orders;
 mod pending;
+mod post;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod raft;

@@ -5,7 +5,8 @@
 //! batch to the log; what arrives while the log syncs becomes the next batch.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -65,8 +66,6 @@ pub(crate) struct Node {
     pub(crate) apply_task: JoinHandle<()>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) board: Arc<Board>,
-    /// From handles; closed when the last is dropped.
-    pub(crate) requests: mpsc::UnboundedReceiver<Request>,
     pub(crate) control: mpsc::UnboundedReceiver<Control>,
     /// Bytes of requests that wait, counted by the handles, given back here.
     pub(crate) queued_bytes: Arc<AtomicUsize>,
@@ -147,7 +146,7 @@ impl Node {
     pub(crate) async fn run(mut self) {
         let env = self.wires.env.clone();
         let mut controls = Vec::new();
-        let mut requests = Vec::new();
+        let mut requests = VecDeque::new();
         let mut way = Fuse::terminated();
         let mut timer = env.sleep(Duration::MAX);
         let mut armed: Option<Instant> = None;
@@ -174,15 +173,13 @@ impl Node {
             tokio::select! { biased;
                 () = &mut way => {}
                 _ = self.control.recv_many(&mut controls, TURN) => {}
-                n = self.requests.recv_many(&mut requests, TURN), if way.is_terminated() => {
-                    self.books.stopping = n == 0;
-                }
+                asked = poll_fn(|cx| self.application.poll_requests(cx, &mut requests, TURN)),
+                    if way.is_terminated() => self.books.stopping = !asked,
                 () = &mut timer, if armed.is_some() => armed = None,
             }
             self.take_controls(&mut controls);
-            while way.is_terminated() && requests.len() < TURN {
-                let Ok(request) = self.requests.try_recv() else { break };
-                requests.push(request);
+            if way.is_terminated() {
+                self.application.take_requests(&mut requests, TURN);
             }
             if requests.len() > 1 {
                 // Under load the others go first, so that what is asked for meanwhile is one batch:
@@ -211,7 +208,12 @@ impl Node {
     }
 
     /// One turn: everything that waits, then the outputs, then one write.
-    fn turn(&mut self, now: Instant, controls: &mut Vec<Control>, requests: &mut Vec<Request>) {
+    fn turn(
+        &mut self,
+        now: Instant,
+        controls: &mut Vec<Control>,
+        requests: &mut VecDeque<Request>,
+    ) {
         let applied = self.board.applied();
         if applied > self.engine.log().applied() {
             let _in_span = self.span().entered();
@@ -794,15 +796,12 @@ impl Node {
     }
 
     /// Answers everyone, ends every task, flushes the log. Nobody is left waiting.
-    async fn stop(mut self, requests: Vec<Request>) {
-        self.requests.close();
+    async fn stop(mut self, mut requests: VecDeque<Request>) {
+        self.application.turn_away();
         self.board.lease.publish(None, 0);
         self.publish();
-        let mut late = requests;
-        while let Ok(request) = self.requests.try_recv() {
-            late.push(request);
-        }
-        for request in late {
+        self.application.take_requests(&mut requests, usize::MAX);
+        for request in requests {
             match request {
                 Request::Write { token, .. } | Request::ClientWrite { token, .. } => {
                     self.books.failures.push((token, WriteError::Stopped));

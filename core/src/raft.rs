@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use anyerror::AnyError;
@@ -11,12 +12,14 @@ use bytes::Bytes;
 use quorate_engine::{Index, Membership, NodeId, ReadMode};
 use quorate_network::{OrderKind, RaftNetwork, SessionRequest, SessionWrite};
 use quorate_storage::{Codec, RaftStorage, SnapshotStore, StateMachine};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::apply::ApplyInbox;
 use crate::backup::{Backup, Restore};
-use crate::callers::{Caller, Callers, Once, ReadFn, Seat, Served, Written};
+use crate::callers::{
+    Application as _, Caller, Callers, Once, ReadFn, Reply, Served, Token, Written, own_waker,
+};
 use crate::config::Config;
 use crate::control::{Control, ControlSender, Request};
 use crate::digests::{FNV_BASIS, fnv};
@@ -25,7 +28,7 @@ use crate::error::{
     InitializeError, ReadError, SnapshotError, StartError, TransferError, WriteError,
 };
 use crate::forward::Commands;
-use crate::host::{GroupBuilder, Host, HostBuilder};
+use crate::host::{GroupBuilder, Host, HostBuilder, STOP_PATIENCE};
 use crate::membership::{MembershipChange, Orderer};
 use crate::metrics::{Board, Events, Metrics, Wait};
 use crate::session::Session;
@@ -58,13 +61,17 @@ pub(crate) struct Handle<S: StateMachine> {
     pub(crate) apply: Arc<ApplyInbox>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) board: Arc<Board>,
-    /// To the node; its closing means that the last handle is gone.
-    pub(crate) requests: mpsc::UnboundedSender<Request>,
     pub(crate) control: ControlSender,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) observer: Observer,
     /// The node task, until someone waits for its end.
     pub(crate) task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<S: StateMachine> Drop for Handle<S> {
+    fn drop(&mut self) {
+        self.callers.turn_away();
+    }
 }
 
 impl<S: StateMachine> Raft<S> {
@@ -118,12 +125,13 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`WriteError::may_have_happened`] says whether it may have been done all the same.
     pub async fn write(&self, command: S::Command) -> Result<S::Response, WriteError> {
-        let (reply, answer) = oneshot::channel();
-        let taken = self
-            .encode(&command)
-            .map_err(Box::new)
-            .and_then(|bytes| self.submit(Caller::Write(reply), Commands::One(bytes)));
-        self.ended(taken, answer).await
+        let waker = own_waker().await;
+        let bytes = match self.encode(&command) {
+            Ok(bytes) => bytes,
+            Err(why) => return Err(self.failed(WriteError::Refused(why).into())),
+        };
+        let token = self.submit(waker, Commands::One(bytes))?;
+        self.ended(token, Reply::one).await
     }
 
     /// Proposes several commands as one contiguous run in the log, all of them or none, and returns
@@ -137,34 +145,36 @@ impl<S: StateMachine> Raft<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Vec<S::Response>, WriteError> {
-        let encode = |command| self.encode(&command).map_err(Box::new);
-        let commands = commands.into_iter().map(encode).collect::<Written<Vec<Bytes>>>();
-        if commands.as_ref().is_ok_and(Vec::is_empty) {
+        let waker = own_waker().await;
+        let commands = commands.into_iter();
+        let mut run = Vec::with_capacity(commands.size_hint().0);
+        for command in commands {
+            match self.encode(&command) {
+                Ok(bytes) => run.push(bytes),
+                Err(why) => return Err(self.failed(WriteError::Refused(why).into())),
+            }
+        }
+        if run.is_empty() {
             return Ok(Vec::new());
         }
-        let (reply, answer) = oneshot::channel();
-        let taken = commands
-            .and_then(|commands| self.submit(Caller::WriteMany(reply), Commands::Many(commands)));
-        self.ended(taken, answer).await
+        let token = self.submit(waker, Commands::Many(run))?;
+        self.ended(token, Reply::many).await
     }
 
-    /// What a write came to that was taken in, or not; counts it if it failed.
+    /// What a write came to that was taken in.
     async fn ended<T>(
         &self,
-        taken: Written<Seat>,
-        answer: oneshot::Receiver<Written<T>>,
+        token: Token,
+        of: impl FnOnce(Reply<S>) -> Written<T>,
     ) -> Result<T, WriteError> {
-        let told = match taken {
-            Ok(seat) => {
-                self.shared.callers.watch(&seat, &answer).await;
-                answer.await.unwrap_or_else(|_| Err(WriteError::Unknown.into()))
-            }
-            Err(error) => Err(error),
-        };
-        told.map_err(|error| {
-            self.shared.observer.counters.write_failed(&error);
-            *error
-        })
+        of(self.shared.callers.told(token).await).map_err(|error| self.failed(error))
+    }
+
+    /// Counts a write that failed.
+    #[cold]
+    fn failed(&self, error: Box<WriteError>) -> WriteError {
+        self.shared.observer.counters.write_failed(&error);
+        *error
     }
 
     /// Opens a session, through the log: what is written in it is applied once, however often it has to
@@ -182,9 +192,9 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// As [`Raft::write`]; a session whose opening is unknown lapses by itself.
     pub async fn open_session(&self) -> Result<u64, WriteError> {
-        let (reply, answer) = oneshot::channel();
         let commands = Commands::session(SessionRequest::Open, Bytes::new());
-        self.ended(self.submit(Caller::Open(reply), commands), answer).await
+        let token = self.submit(own_waker().await, commands)?;
+        self.ended(token, Reply::opened).await
     }
 
     /// One attempt of a write of a session, as [`Raft::write`] otherwise. If the write was applied
@@ -201,7 +211,7 @@ impl<S: StateMachine> Raft<S> {
         write: SessionWrite,
         command: S::Command,
     ) -> Result<Once<S::Response>, WriteError> {
-        let bytes = self.encode(&command)?;
+        let bytes = self.encode(&command).map_err(WriteError::Refused)?;
         self.attempt(write, bytes).await
     }
 
@@ -210,32 +220,32 @@ impl<S: StateMachine> Raft<S> {
         write: SessionWrite,
         command: Bytes,
     ) -> Result<Once<S::Response>, WriteError> {
-        let (reply, answer) = oneshot::channel();
         let commands = Commands::session(SessionRequest::Write(write), command);
-        self.ended(self.submit(Caller::Once(reply), commands), answer).await
+        let token = self.submit(own_waker().await, commands)?;
+        self.ended(token, Reply::once).await
     }
 
-    pub(crate) fn encode(&self, command: &S::Command) -> Result<Bytes, WriteError> {
-        <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
+    #[inline]
+    pub(crate) fn encode(&self, command: &S::Command) -> Result<Bytes, AnyError> {
+        <S::Codec as Codec<S::Command>>::encode(command)
     }
 
-    fn submit(&self, caller: Caller<S>, commands: Commands) -> Written<Seat> {
+    #[inline]
+    fn submit(&self, waker: Waker, commands: Commands) -> Result<Token, WriteError> {
         let shared = &*self.shared;
         let config = &shared.host.inner.config;
         let queued = &shared.queued_bytes;
-        let cost = commands.admit(config.max_command_bytes, queued, config.queue_bytes)?;
-        let seat = shared.callers.insert(caller).map_err(|why| {
+        let cost = commands
+            .admit(config.max_command_bytes, queued, config.queue_bytes)
+            .map_err(|error| self.failed(error.into()))?;
+        let request = |token| {
+            shared.board.write_queued();
+            Request::Write { token, commands }
+        };
+        shared.callers.ask(Caller::Asleep(waker), request).map_err(|(why, _)| {
             queued.fetch_sub(cost, Ordering::Relaxed);
-            WriteError::from(why)
-        })?;
-        let token = seat.token;
-        shared.board.write_queued();
-        if shared.requests.send(Request::Write { token, commands }).is_err() {
-            // Nobody else has seen the token.
-            drop(shared.callers.take(token));
-            return Err(WriteError::Stopped.into());
-        }
-        Ok(seat)
+            self.failed(WriteError::from(why).into())
+        })
     }
 
     /// Adds a member that receives the log and does not vote. It is started first, on an empty disk, and
@@ -358,50 +368,43 @@ impl<S: StateMachine> Raft<S> {
         f: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
         let (caller, answer) = reader(f);
-        let called = self.served(mode, caller, answer).await?;
+        let called = match self.ask_to_read(mode, caller) {
+            Ok(token) => {
+                self.shared.callers.watch(token).await;
+                answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into()))
+            }
+            Err(error) => Err(error),
+        };
+        let called = self.served(called)?;
         Ok(called.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
-    /// What a read comes to; counts it, and also that it failed.
-    async fn served<T>(
-        &self,
-        mode: ReadMode,
-        caller: Caller<S>,
-        answer: oneshot::Receiver<Served<T>>,
-    ) -> Result<T, ReadError> {
-        let counters = &self.shared.observer.counters;
-        counters.read_asked(mode);
-        let told = match self.ask_to_read(mode, caller) {
-            Ok(seat) => {
-                self.shared.callers.watch(&seat, &answer).await;
-                answer.await.unwrap_or_else(|_| Err(ReadError::Stopped.into()))
-            }
-            Err(error) => Err(error.into()),
-        };
-        told.map_err(|error| {
-            counters.read_failed(&error);
+    /// What a read has come to; counts it if it failed.
+    fn served<T>(&self, served: Served<T>) -> Result<T, ReadError> {
+        served.map_err(|error| {
+            self.shared.observer.counters.read_failed(&error);
             *error
         })
     }
 
-    fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Result<Seat, ReadError> {
+    fn ask_to_read(&self, mode: ReadMode, caller: Caller<S>) -> Served<Token> {
+        self.shared.observer.counters.read_asked(mode);
         let known = match mode {
             ReadMode::Stale => Some(0),
             ReadMode::Lease => self.leased_index(),
             ReadMode::Index | ReadMode::Bounded(_) => None,
         };
-        let seat = self.shared.callers.insert(caller)?;
-        let token = seat.token;
-        if let Some(index) = known {
-            // Nobody has to be asked, not even the node.
-            let inner = &self.shared.host.inner;
-            let deadline = inner.env.now() + inner.config.read_timeout;
-            self.shared.apply.read(index, deadline, [token]);
-        } else if self.shared.requests.send(Request::Read { token, mode }).is_err() {
-            drop(self.shared.callers.take(token));
-            return Err(ReadError::Stopped);
-        }
-        Ok(seat)
+        let callers = &self.shared.callers;
+        let no_place = |(why, _)| Box::new(ReadError::from(why));
+        let Some(index) = known else {
+            return callers.ask(caller, |token| Request::Read { token, mode }).map_err(no_place);
+        };
+        // Nobody has to be asked, not even the node.
+        let token = callers.add(caller).map_err(no_place)?;
+        let inner = &self.shared.host.inner;
+        let deadline = inner.env.now() + inner.config.read_timeout;
+        self.shared.apply.read(index, deadline, [token]);
+        Ok(token)
     }
 
     /// Waits until this node's state machine has seen every write that was acknowledged before this
@@ -428,8 +431,11 @@ impl<S: StateMachine> Raft<S> {
             tokio::task::coop::consume_budget().await;
             return Ok(());
         }
-        let (reply, answer) = oneshot::channel();
-        self.served(mode, Caller::Wait(reply), answer).await
+        let served = match self.ask_to_read(mode, Caller::Asleep(own_waker().await)) {
+            Ok(token) => self.shared.callers.told(token).await.current(),
+            Err(error) => Err(error),
+        };
+        self.served(served)
     }
 
     /// What a read by lease has to see, if this node leads and holds one now.
@@ -520,6 +526,12 @@ impl<S: StateMachine> Raft<S> {
         if let Some(running) = task.as_mut() {
             // A panic of the node task was reported by its guard.
             drop(running.await);
+            let env = &self.shared.host.inner.env;
+            tokio::select! { biased;
+                () = self.shared.callers.post.ended() => {}
+                // Its runtime may be held up.
+                () = env.sleep(STOP_PATIENCE) => {}
+            }
             *task = None;
         }
         if self.shared.owns_host {

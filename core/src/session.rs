@@ -73,7 +73,7 @@ impl<S: StateMachine> Session<S> {
     /// nobody could say what became of it; applied once at most. Others as [`Raft::write`], for
     /// writes that were certainly not done.
     pub async fn write(&self, command: S::Command) -> Result<S::Response, WriteError> {
-        let command = self.raft.encode(&command)?;
+        let command = self.raft.encode(&command).map_err(WriteError::Refused)?;
         let env = self.raft.env();
         let deadline = env.now() + self.timeout;
         let number = self.numbering.take(&**env, deadline).await.ok_or(WriteError::Timeout)?;

@@ -15,7 +15,6 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::oneshot;
 
 use crate::error::StartError;
 
@@ -72,7 +71,7 @@ impl Crowd {
 pub(crate) struct Spin {
     /// A caller watches for this long at most; zero: not at all.
     limit: Duration,
-    /// Goes up when callers are about to be answered.
+    /// Goes up when callers are answered.
     answers: AtomicU64,
     learned: Mutex<Learned>,
 }
@@ -101,6 +100,12 @@ impl Spin {
         Self::of(if one_thread { Duration::ZERO } else { limit })
     }
 
+    /// Where nobody watches.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        Self::of(Duration::ZERO)
+    }
+
     fn of(limit: Duration) -> Self {
         Self { limit, answers: AtomicU64::new(0), learned: Mutex::new(Learned::new()) }
     }
@@ -110,7 +115,7 @@ impl Spin {
         self.answers.load(Ordering::Acquire)
     }
 
-    /// Callers are about to be answered.
+    /// Callers are answered.
     pub(crate) fn answering(&self) {
         self.answers.fetch_add(1, Ordering::Release);
     }
@@ -120,10 +125,10 @@ impl Spin {
         !self.limit.is_zero() && self.lock().is_worth_it()
     }
 
-    /// Returns when `answer` is there, when there are more answers than `seen`, and when it is time to sleep.
-    pub(crate) fn watch<T>(&self, seen: u64, answer: &oneshot::Receiver<T>) {
+    /// Returns when there are more answers than `seen`, and when it is time to sleep.
+    pub(crate) fn watch(&self, seen: u64) {
         if self.answers() == seen {
-            let in_time = self.come_in_time(seen, answer);
+            let in_time = self.come_in_time(seen);
             self.lock().learn(in_time);
         }
     }
@@ -137,11 +142,11 @@ impl Spin {
         self.lock().credit
     }
 
-    fn come_in_time<T>(&self, seen: u64, answer: &oneshot::Receiver<T>) -> bool {
+    fn come_in_time(&self, seen: u64) -> bool {
         let began = Instant::now();
         loop {
             for _ in 0..LOOKS {
-                if !answer.is_empty() || self.answers() != seen {
+                if self.answers() != seen {
                     return true;
                 }
                 spin_loop();
@@ -231,26 +236,24 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn who_watches_sees_its_answer_and_those_of_others_and_gives_up() {
+    fn who_watches_sees_that_answers_come_and_gives_up() {
         let spin = Spin::of(LONG);
         for _ in 0..100 {
-            let (to, mut answer) = oneshot::channel();
-            let thread = std::thread::spawn(move || to.send(7));
-            assert!(spin.is_worth_it());
-            spin.watch(spin.answers(), &answer);
-            assert_eq!(answer.try_recv(), Ok(7));
-            thread.join().expect("no panic").expect("somebody waits");
+            let seen = spin.answers();
+            std::thread::scope(|threads| {
+                threads.spawn(|| spin.answering());
+                assert!(spin.is_worth_it());
+                spin.watch(seen);
+            });
+            assert_eq!(spin.answers(), seen + 1);
         }
-        let (_to, answer) = oneshot::channel::<()>();
         let seen = spin.answers();
-        std::thread::scope(|threads| {
-            threads.spawn(|| spin.answering());
-        });
-        spin.watch(seen, &answer);
-        assert_eq!(spin.credit(), MAX_CREDIT);
+        spin.answering();
+        spin.watch(seen);
+        let before = spin.credit();
         let spin = Spin { limit: Duration::from_micros(1), ..spin };
-        spin.watch(spin.answers(), &answer);
-        assert_eq!(spin.credit(), MAX_CREDIT - TOO_LATE);
+        spin.watch(spin.answers());
+        assert_eq!(spin.credit(), before - TOO_LATE);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use quorate_storage::{
     ApplyMark, Identity, LogOp, RaftStorage, Recovered, SnapshotInfo, SnapshotStore, StateMachine,
     StorageError, WriteBatch, WriteDone,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::apply::{ApplyInbox, ApplyWorker};
@@ -136,7 +136,6 @@ pub(crate) async fn start_group<S: StateMachine>(
 
     let counters = Arc::new(Counters::default());
     let (control, control_in) = ControlSender::channel(counters.clone());
-    let (requests, requests_in) = mpsc::unbounded_channel();
     let cluster = Arc::new(AtomicU64::new(identity.cluster));
     let window = config.election_timeout_max;
     let board = Arc::new(Board::new(id, group, counters.clone(), env.clone(), window));
@@ -146,7 +145,6 @@ pub(crate) async fn start_group<S: StateMachine>(
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let calls = Arc::new(GroupCalls {
         callers: callers.clone(),
-        requests: requests.downgrade(),
         queued_bytes: queued_bytes.clone(),
         board: board.clone(),
         queue_bytes: config.queue_bytes,
@@ -211,7 +209,6 @@ pub(crate) async fn start_group<S: StateMachine>(
         apply_task,
         pending,
         board: board.clone(),
-        requests: requests_in,
         control: control_in,
         queued_bytes: queued_bytes.clone(),
         snapshots: Snapshots::new(store, newest, base.durable_machine, base.last.index, now),
@@ -251,7 +248,6 @@ pub(crate) async fn start_group<S: StateMachine>(
         apply,
         snapshots,
         board,
-        requests,
         control,
         queued_bytes,
         observer,

@@ -1,6 +1,6 @@
 //! Clients' writes on their way: into the log of a leader, to the leader, or aside until there is one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::sessions::entry_header;
 const FORWARD_BYTES: usize = 256 << 10;
 
 impl Node {
-    pub(crate) fn on_requests(&mut self, now: Instant, requests: &mut Vec<Request>) {
+    pub(crate) fn on_requests(&mut self, now: Instant, requests: &mut VecDeque<Request>) {
         if requests.is_empty() {
             return;
         }
@@ -34,7 +34,9 @@ impl Node {
             match request {
                 Request::Write { token, commands } => {
                     let who = Who::Local(token);
-                    writes.push(Write { who, commands, asked_at, deadline });
+                    // Put together where it stays: see `Outputs::push_with`.
+                    let write = || Write { who, commands, asked_at, deadline };
+                    writes.extend(std::iter::once_with(write));
                 }
                 Request::Read { token, mode } => readers.entry(mode).or_default().push(token),
                 Request::ClientWrite { token, commands, timeout } => {

@@ -35,10 +35,12 @@ pub trait Codec<T>: Send + Sync + 'static {
 pub struct Raw;
 
 impl Codec<Bytes> for Raw {
+    #[inline]
     fn encode(value: &Bytes) -> Result<Bytes, AnyError> {
         Ok(value.clone())
     }
 
+    #[inline]
     fn decode(_version: u16, bytes: Bytes) -> Result<Bytes, AnyError> {
         Ok(bytes)
     }
