@@ -121,7 +121,7 @@ impl Row {
     /// Of `time`, in which `bytes` were moved.
     fn new(time: Duration, bytes: Option<u64>, writes: Option<Pace>) -> Self {
         Self {
-            seconds: (time.as_secs_f64() * 1e3).round() / 1e3,
+            seconds: (time.as_secs_f64() * 1e6).round() / 1e6,
             bytes_s: bytes.map(|bytes| per_second(bytes, time)),
             writes_s: writes.map(|pace| (pace.writes_s * 10.0).round() / 10.0),
             p99_us: writes.map(|pace| pace.p99.as_micros() as u64),
