@@ -417,6 +417,7 @@ impl<S: StateMachine> ApplyWorker<S> {
             assert!(!block.is_withheld(), "commands were withheld from a full replica");
             block.share_entries(&mut payloads);
             let of_sessions = block.kind() == EntryKind::Session;
+            let decode = |bytes| <S::Codec as Codec<S::Command>>::decode(block.codec(), bytes);
             for (index, bytes) in (block.first()..).zip(payloads.drain(..)) {
                 let id = LogId::new(block.term(), index);
                 let unreadable = |error: &dyn fmt::Display| {
@@ -430,7 +431,7 @@ impl<S: StateMachine> ApplyWorker<S> {
                     match self.sessions.apply(index, &bytes).map_err(|e| unreadable(&e))? {
                         Verdict::Apply(command) => {
                             all.fresh.push(all.entries.len());
-                            <S::Codec as Codec<S::Command>>::decode(block.codec(), command)
+                            decode(command)
                         }
                         verdict => {
                             all.verdicts.push((index, verdict));
@@ -438,7 +439,7 @@ impl<S: StateMachine> ApplyWorker<S> {
                         }
                     }
                 } else {
-                    <S::Codec as Codec<S::Command>>::decode(block.codec(), bytes)
+                    decode(bytes)
                 };
                 match decoded {
                     Ok(command) => all.entries.push(Committed { id, command }),
@@ -498,9 +499,8 @@ impl<S: StateMachine> ApplyWorker<S> {
                 while next <= last {
                     let id = LogId::new(block.term(), next);
                     next += 1;
-                    // Looked at first: nearly always there are none.
-                    let settled = verdicts.peek().is_some_and(|(at, _)| *at == id.index);
-                    if settled {
+                    // Large things are looked at before they are moved: nearly always there are none.
+                    if verdicts.peek().is_some_and(|(at, _)| *at == id.index) {
                         let (_, verdict) = verdicts.next().expect("just seen");
                         answers.add_broken(self.open.take());
                         if let Some(who) = pending.at(id, &mut overwritten).and_then(|o| o.who) {
@@ -510,14 +510,15 @@ impl<S: StateMachine> ApplyWorker<S> {
                     }
                     let response = responses.next().expect("one for each command");
                     if self.open.is_some() {
-                        if let Some(open) = self.open.as_mut().filter(|open| open.next == id) {
-                            open.next.index += 1;
-                            open.responses.push(response);
-                            let open = self.open.take();
-                            self.open = open.and_then(|run| answers.add_if_complete(run));
-                            continue;
+                        match self.open.take() {
+                            Some(mut run) if run.next == id => {
+                                run.next.index += 1;
+                                run.responses.push(response);
+                                self.open = answers.add_if_complete(run);
+                                continue;
+                            }
+                            broken => answers.add_broken(broken),
                         }
-                        answers.add_broken(self.open.take());
                     }
                     let Some(origin) = pending.at(id, &mut overwritten) else { continue };
                     let Some(who) = origin.who else { continue };
@@ -672,8 +673,7 @@ impl<S: StateMachine> Answers<S> {
     fn send(self, callers: &Callers<S>) -> Remote {
         let others = callers.tell(self.local);
         assert!(others.is_empty(), "a caller here sleeps");
-        let mut waiting = Vec::with_capacity(self.clients.len());
-        callers.take_all(self.clients.iter().map(|(token, _)| *token), &mut waiting);
+        let waiting = callers.take_all(self.clients.iter().map(|(token, _)| *token));
         for (caller, (_, outcome)) in waiting.into_iter().zip(self.clients) {
             if let Some(Caller::Client(call)) = caller {
                 call.complete(outcome);

@@ -176,8 +176,8 @@ pub(crate) trait Application: Send + Sync + 'static {
         limit: usize,
     ) -> Poll<bool>;
 
-    /// Takes requests, as long as `into` has fewer than `limit`. False when nobody can ask any more.
-    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize) -> bool;
+    /// Takes requests, as long as `into` has fewer than `limit`.
+    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize);
 
     /// From now on nobody can ask.
     fn turn_away(&self);
@@ -292,7 +292,9 @@ impl<S: StateMachine> Callers<S> {
             // Whoever calls when everybody else on this thread had a turn waits later.
             yield_now().await;
             let seen = self.lock().seen.filter(|_| watches());
-            seen.inspect(|seen| self.spin.watch(*seen));
+            if let Some(seen) = seen {
+                self.spin.watch(seen);
+            }
         }
     }
 
@@ -347,17 +349,16 @@ impl<S: StateMachine> Callers<S> {
     #[cold]
     fn employ(self: &Arc<Self>) {
         let Some(runtime) = post::runtime() else { return };
-        let vacant = {
+        {
             let mut table = self.lock();
-            let vacant = table.post.is_none();
-            if vacant {
-                table.post = Some(runtime.id());
+            if table.closed || table.post.is_some() {
+                return;
             }
-            vacant
-        };
-        if vacant {
-            post::employ(self, &runtime);
+            table.post = Some(runtime.id());
+            // Under the lock, so that nothing begins behind the end of everything.
+            self.post.begin();
         }
+        post::employ(self, &runtime);
     }
 
     /// There is no postman any more: what he left is delivered, and the next may come.
@@ -370,14 +371,13 @@ impl<S: StateMachine> Callers<S> {
     pub(crate) fn take_all(
         &self,
         tokens: impl IntoIterator<Item = Token>,
-        into: &mut Vec<Option<Caller<S>>>,
-    ) {
-        let before = into.len();
+    ) -> Vec<Option<Caller<S>>> {
         let mut table = self.lock();
-        into.extend(tokens.into_iter().map(|token| table.take(token)));
-        if into.len() > before {
+        let taken: Vec<_> = tokens.into_iter().map(|token| table.take(token)).collect();
+        if !taken.is_empty() {
             self.spin.answering();
         }
+        taken
     }
 }
 
@@ -544,7 +544,9 @@ impl<S: StateMachine> Reply<S> {
         match self {
             Reply::Many(all) => Ok(all),
             Reply::Forwarded(completed) => match *completed {
-                Completed::Applied(responses) => responses.into_iter().map(decode::<S>).collect(),
+                Completed::Applied(responses) => {
+                    responses.into_iter().map(|response| Ok(decode::<S>(response)?)).collect()
+                }
                 _ => Err(odd()),
             },
             failed => Err(failed.write_failed()),
@@ -554,19 +556,19 @@ impl<S: StateMachine> Reply<S> {
     /// To one of a session.
     pub(crate) fn once(self) -> Written<Once<S::Response>> {
         let (response, repeated) = match self {
-            Reply::One(response) => (Ok(response), false),
+            Reply::One(response) => (response, false),
             Reply::Repeated(kept) => {
                 let response = <S::Codec as Codec<S::Response>>::decode(kept.0, kept.1);
-                (response.map_err(|e| Box::new(WriteError::Response(e))), true)
+                (response.map_err(WriteError::Response)?, true)
             }
             Reply::Forwarded(completed) => match *completed {
-                Completed::Applied(responses) => (sole::<S>(responses), false),
-                Completed::Repeated(response) => (decode::<S>(response), true),
+                Completed::Applied(responses) => (sole::<S>(responses)?, false),
+                Completed::Repeated(response) => (decode::<S>(response)?, true),
                 Completed::Opened(_) => return Err(odd()),
             },
             failed => return Err(failed.write_failed()),
         };
-        Ok(Once { response: response?, repeated })
+        Ok(Once { response, repeated })
     }
 
     /// To who wanted a session.
@@ -610,14 +612,13 @@ fn odd() -> Box<WriteError> {
 /// The response to one command, from the leader.
 fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Written<S::Response> {
     let [response] = <[Bytes; 1]>::try_from(responses).map_err(|_| odd())?;
-    decode::<S>(response)
+    Ok(decode::<S>(response)?)
 }
 
-/// A response from the leader, which is a peer: whatever the bytes are, the write was done.
-fn decode<S: StateMachine>(bytes: Bytes) -> Written<S::Response> {
+/// A response of another node: whatever the bytes are, the write was done.
+pub(crate) fn decode<S: StateMachine>(response: Bytes) -> Result<S::Response, WriteError> {
     let version = <S::Codec as Codec<S::Response>>::VERSION;
-    <S::Codec as Codec<S::Response>>::decode(version, bytes)
-        .map_err(|e| Box::new(WriteError::Response(e)))
+    <S::Codec as Codec<S::Response>>::decode(version, response).map_err(WriteError::Response)
 }
 
 impl<S: StateMachine> Application for Callers<S> {
@@ -640,14 +641,14 @@ impl<S: StateMachine> Application for Callers<S> {
     ) -> Poll<bool> {
         // Before it looks, so that whoever asks afterwards wakes it.
         self.node.register(cx.waker());
-        let can_ask = self.take_requests(into, limit);
-        if into.is_empty() && can_ask { Poll::Pending } else { Poll::Ready(!into.is_empty()) }
-    }
-
-    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize) -> bool {
         let mut table = self.lock();
         table.take_requests(into, limit);
-        !table.closed
+        let some = !into.is_empty();
+        if some || table.closed { Poll::Ready(some) } else { Poll::Pending }
+    }
+
+    fn take_requests(&self, into: &mut VecDeque<Request>, limit: usize) {
+        self.lock().take_requests(into, limit);
     }
 
     fn turn_away(&self) {
@@ -677,9 +678,7 @@ impl<S: StateMachine> Application for Callers<S> {
     }
 
     fn complete_index(&self, token: Token, index: Index) {
-        let mut client = Vec::new();
-        self.take_all([token], &mut client);
-        if let Some(Some(Caller::Client(call))) = client.pop() {
+        if let Some(Some(Caller::Client(call))) = self.take_all([token]).pop() {
             call.answer(CallOutcome::ReadIndex(index));
         }
     }
@@ -695,7 +694,7 @@ impl<S: StateMachine> Application for Callers<S> {
             let table = self.lock();
             table.slots.iter().map(|(slot, (generation, _))| token(*generation, slot)).collect()
         };
-        self.tell_sleepers(self.post.close());
+        self.end_post();
         let closed = waiting.into_iter().map(|token| (token, Reply::Closed));
         self.tell_here(closed).into_iter().for_each(|(caller, reply)| caller.fail(reply));
     }

@@ -38,15 +38,13 @@ struct Bag<S: StateMachine> {
     letters: Vec<(Token, Reply<S>)>,
     /// Whether a postman will come.
     served: bool,
-    /// Nor will any later.
-    over: bool,
     /// The last postman.
     task: Option<JoinHandle<()>>,
 }
 
 impl<S: StateMachine> Post<S> {
     pub(crate) fn new() -> Self {
-        let bag = Bag { letters: Vec::new(), served: false, over: false, task: None };
+        let bag = Bag { letters: Vec::new(), served: false, task: None };
         Self { bag: Mutex::new(bag), postman: AtomicWaker::new() }
     }
 
@@ -74,6 +72,11 @@ impl<S: StateMachine> Post<S> {
         Vec::new()
     }
 
+    /// From now on there is somebody who delivers.
+    pub(crate) fn begin(&self) {
+        self.lock().served = true;
+    }
+
     /// From now on nobody delivers. Returns what is left.
     pub(crate) fn end(&self) -> Vec<(Token, Reply<S>)> {
         let left = {
@@ -83,12 +86,6 @@ impl<S: StateMachine> Post<S> {
         };
         self.postman.wake();
         left
-    }
-
-    /// From now on nobody delivers, nor will. Returns what is left.
-    pub(crate) fn close(&self) -> Vec<(Token, Reply<S>)> {
-        self.lock().over = true;
-        self.end()
     }
 
     /// Returns when no task is left of a post that has ended.
@@ -133,15 +130,8 @@ pub(crate) fn runtime() -> Option<Handle> {
     (runtime.runtime_flavor() == RuntimeFlavor::MultiThread).then_some(runtime)
 }
 
-/// Has the post of `callers` delivered on `runtime`, until that ends or the post is closed.
+/// Has the post of `callers`, which has begun, delivered on `runtime`, until that ends or the post does.
 pub(crate) fn employ<S: StateMachine>(callers: &Arc<Callers<S>>, runtime: &Handle) {
-    {
-        let mut bag = callers.post.lock();
-        if bag.over {
-            return;
-        }
-        bag.served = true;
-    }
     let task = runtime.spawn(Postman { callers: callers.clone() });
     callers.post.lock().task = Some(task);
 }

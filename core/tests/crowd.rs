@@ -123,9 +123,7 @@ fn a_runtime_that_ends_takes_its_own_callers_only() {
     let gone = crowd(&leaving, &raft, u64::MAX);
     let all = crowd(&staying, &raft, WRITES);
     staying.block_on(async {
-        while raft.metrics().applied < CALLERS {
-            tokio::task::yield_now().await;
-        }
+        raft.wait(PATIENCE).applied(CALLERS).await.unwrap();
         leaving.shutdown_background();
         let sums = sums(all).await;
         assert_eq!(sums.len() as u64, CALLERS * WRITES);
@@ -156,9 +154,7 @@ fn a_shutdown_answers_the_crowd_and_leaves_no_task() {
         })
         .collect();
     callers.block_on(async {
-        while raft.metrics().applied < CALLERS {
-            tokio::task::yield_now().await;
-        }
+        raft.wait(PATIENCE).applied(CALLERS).await.unwrap();
         raft.shutdown().await;
         for end in tokio::time::timeout(PATIENCE, join_all(all)).await.expect("nobody waits") {
             let end = end.unwrap();

@@ -19,6 +19,7 @@ use quorate_network::{CallKind, CallOutcome, NodeStatus};
 use quorate_storage::{Codec, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::callers::decode;
 use crate::env::{Env, TokioEnv};
 use crate::error::{ReadError, WriteError};
 use crate::forward::REQUEST_BYTES;
@@ -156,11 +157,7 @@ impl<S: StateMachine> Client<S> {
     /// # Errors
     /// [`WriteError::may_have_happened`] says whether it may have been done all the same.
     pub async fn write(&self, command: S::Command) -> Result<S::Response, WriteError> {
-        let responses = self.propose(vec![encode::<S>(&command)?]).await?;
-        match &responses[..] {
-            [response] => decode::<S>(response),
-            _ => Err(WriteError::Response(AnyError::error("not one response"))),
-        }
+        sole::<S>(self.propose(vec![encode::<S>(&command)?]).await?)
     }
 
     /// Proposes several commands as one contiguous run in the log, all of them or none, and returns
@@ -183,7 +180,7 @@ impl<S: StateMachine> Client<S> {
             let text = "another number of responses than of commands";
             return Err(WriteError::Response(AnyError::error(text)));
         }
-        responses.iter().map(decode::<S>).collect()
+        responses.into_iter().map(decode::<S>).collect()
     }
 
     /// Opens a session: what is written in it is applied once, however often it has to be sent, so that
@@ -271,10 +268,11 @@ fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, WriteError> {
     <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
 }
 
-fn decode<S: StateMachine>(response: &Bytes) -> Result<S::Response, WriteError> {
-    let version = <S::Codec as Codec<S::Response>>::VERSION;
-    <S::Codec as Codec<S::Response>>::decode(version, response.clone())
-        .map_err(WriteError::Response)
+/// The response to one command.
+fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Result<S::Response, WriteError> {
+    let odd = |_| WriteError::Response(AnyError::error("not one response"));
+    let [response] = <[Bytes; 1]>::try_from(responses).map_err(odd)?;
+    decode::<S>(response)
 }
 
 fn write_error(outcome: CallOutcome) -> WriteError {

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use anyerror::AnyError;
 use quorate_network::{CallKind, CallOutcome};
 use quorate_storage::{Codec, StateMachine};
 
-use super::{Client, decode, encode, write_error};
-use crate::callers::Once;
+use super::{Client, encode, sole, write_error};
+use crate::callers::{Once, decode};
 use crate::error::WriteError;
 use crate::session::Numbering;
 
@@ -87,12 +86,11 @@ impl<S: StateMachine> ClientSession<S> {
         let write = number.of_session(self.id);
         let kind = CallKind::WriteOnce { write, codec, command };
         match self.client.shared.ask_within(deadline.since(env.now()), kind).await {
-            CallOutcome::Applied(responses) => match &responses[..] {
-                [response] => Ok(Once { response: decode::<S>(response)?, repeated: false }),
-                _ => Err(WriteError::Response(AnyError::error("not one response"))),
-            },
+            CallOutcome::Applied(responses) => {
+                Ok(Once { response: sole::<S>(responses)?, repeated: false })
+            }
             CallOutcome::Repeated(response) => {
-                Ok(Once { response: decode::<S>(&response)?, repeated: true })
+                Ok(Once { response: decode::<S>(response)?, repeated: true })
             }
             outcome => Err(write_error(outcome)),
         }
