@@ -22,6 +22,7 @@
 //! and nothing of what they hold.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -342,7 +343,7 @@ impl EntryBlock {
             return None;
         }
         let payload = self.entries().next()?;
-        Membership::from_bytes(&payload).ok()
+        Membership::from_bytes(payload).ok()
     }
 
     /// Whether it says only which commands there are, and not what they are.
@@ -359,16 +360,20 @@ impl EntryBlock {
         seal(vec![0; BLOCK_HEADER_BYTES], self.count, first, self.kind, self.codec)
     }
 
-    /// The payloads in order, sharing the block's memory. None if they are withheld.
+    /// A look at the payloads, in order. None if they are withheld.
     pub fn entries(&self) -> Entries<'_> {
         Entries { block: self, at: BLOCK_HEADER_BYTES, left: self.given() }
     }
 
-    /// Puts the payloads in order behind what is in `to`, sharing the block's memory: as
-    /// [`EntryBlock::entries`], for whoever takes blocks apart all the time. Each is put together where it stays.
+    /// Puts the payloads in order behind what is in `to`, for whoever keeps them: they share the block's memory.
+    /// Each is put together where it stays.
     pub fn share_entries(&self, to: &mut Vec<Bytes>) {
         let mut at = BLOCK_HEADER_BYTES;
-        to.extend((0..self.given()).map(|_| self.payload(&mut at)));
+        to.extend((0..self.given()).map(|_| {
+            let payload = self.payload(&mut at);
+            // An empty payload shares nothing, so it must not touch the block's reference count.
+            if payload.is_empty() { Bytes::new() } else { self.bytes.slice(payload) }
+        }));
     }
 
     /// Number of payloads.
@@ -376,14 +381,12 @@ impl EntryBlock {
         if self.is_withheld() { 0 } else { self.count }
     }
 
-    /// The payload of the entry at `at`, which moves to the next.
+    /// Where the payload of the entry at `at` is; `at` moves to the next.
     #[inline]
-    fn payload(&self, at: &mut usize) -> Bytes {
+    fn payload(&self, at: &mut usize) -> Range<usize> {
         let start = *at + ENTRY_OVERHEAD_BYTES;
-        let end = start + u32_at(&self.bytes, *at) as usize;
-        *at = end;
-        // An empty payload shares nothing, so it must not touch the block's reference count.
-        if start == end { Bytes::new() } else { self.bytes.slice(start..end) }
+        *at = start + u32_at(&self.bytes, *at) as usize;
+        start..*at
     }
 
     /// The entries `from..=through` of this block as a block of their own.
@@ -426,16 +429,16 @@ pub struct Entries<'a> {
     left: u32,
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Bytes;
+impl<'a> Iterator for Entries<'a> {
+    type Item = &'a [u8];
 
     #[inline]
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self) -> Option<&'a [u8]> {
         if self.left == 0 {
             return None;
         }
         self.left -= 1;
-        Some(self.block.payload(&mut self.at))
+        Some(&self.block.bytes[self.block.payload(&mut self.at)])
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -495,7 +498,7 @@ mod tests {
         assert_eq!(EntryBlock::from_bytes(b.bytes().clone()).unwrap(), b);
         let s = b.slice(11, 12);
         assert_eq!((s.first(), s.count(), s.codec()), (11, 2, 3));
-        assert_eq!(s.entries().collect::<Vec<_>>(), vec![Bytes::new(), Bytes::from("ccc")]);
+        assert_eq!(s.entries().collect::<Vec<_>>(), [&b""[..], b"ccc"]);
         assert_eq!(EntryBlock::from_bytes(s.bytes().clone()).unwrap(), s);
         assert_eq!(b.slice(10, 12), b);
     }
@@ -580,7 +583,7 @@ mod tests {
             for p in &payloads { batch.push(p); }
             let b = batch.seal(LogId::new(2, 7));
             prop_assert_eq!(
-                b.entries().map(|e| e.to_vec()).collect::<Vec<_>>(), payloads.clone());
+                b.entries().map(<[u8]>::to_vec).collect::<Vec<_>>(), payloads.clone());
             let mut shared = vec![Bytes::from("before")];
             b.share_entries(&mut shared);
             prop_assert!(shared[1..].iter().map(|e| e.to_vec()).eq(payloads.clone()));
@@ -589,7 +592,7 @@ mod tests {
             let to = from + cut.1 % (n - from);
             let s = b.slice(7 + from, 7 + to);
             prop_assert_eq!(
-                s.entries().map(|e| e.to_vec()).collect::<Vec<_>>(),
+                s.entries().map(<[u8]>::to_vec).collect::<Vec<_>>(),
                 payloads[from as usize..=to as usize].to_vec());
         }
     }

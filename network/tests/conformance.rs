@@ -77,7 +77,7 @@ async fn a_network_that_alters_blocks_is_found() {
                 for block in &mut append.blocks {
                     // The same entry, encoded once more: not the same bytes.
                     let mut batch = Batch::new(block.codec() + 1);
-                    block.entries().for_each(|payload| batch.push(&payload));
+                    block.entries().for_each(|payload| batch.push(payload));
                     *block = batch.seal(LogId::new(block.term(), block.first()));
                 }
             }

@@ -193,7 +193,10 @@ impl Run {
 fn entries(blocks: &[EntryBlock]) -> Vec<(u64, u64, Bytes)> {
     blocks
         .iter()
-        .flat_map(|block| (block.first()..).zip(block.entries()).map(|(i, e)| (block.term(), i, e)))
+        .flat_map(|block| {
+            let payloads = block.entries().map(Bytes::copy_from_slice);
+            (block.first()..).zip(payloads).map(|(i, payload)| (block.term(), i, payload))
+        })
         .collect()
 }
 

@@ -5,7 +5,7 @@
 //! propose is gathered into one batch, a turn takes everything from the inbox before it carries out
 //! anything, and a follower learns of a commit with the next append.
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 use std::time::Duration;
 
 use quorate_engine::{
@@ -262,7 +262,7 @@ impl Node {
             if block.kind() == EntryKind::Command {
                 for (index, command) in (block.first()..).zip(block.entries()) {
                     if index > self.applied_through && index <= through {
-                        self.applied.add(&command);
+                        self.applied.add(command);
                     }
                 }
             }
@@ -282,18 +282,21 @@ impl Node {
 }
 
 /// The blocks behind the entry at `index`. They are the newest, so they are looked for from the end.
-fn behind(tail: &VecDeque<EntryBlock>, index: Index) -> impl Iterator<Item = &EntryBlock> {
+fn behind(tail: &VecDeque<EntryBlock>, index: Index) -> vec_deque::Iter<'_, EntryBlock> {
     let newer = tail.iter().rev().take_while(|block| block.last().index > index).count();
     tail.range(tail.len() - newer..)
 }
 
 /// The entries that a stream wants, in whole blocks.
 fn read(tail: &VecDeque<EntryBlock>, want: Want) -> Vec<EntryBlock> {
-    let mut bytes = 0;
-    let blocks = behind(tail, want.after.index).take_while(|block| {
-        let fits = bytes == 0 || bytes + block.bytes().len() <= want.max_bytes;
+    let newer = behind(tail, want.after.index);
+    let (mut blocks, mut bytes) = (Vec::with_capacity(newer.len()), 0);
+    for block in newer.take_while(|block| block.first() <= want.through) {
         bytes += block.bytes().len();
-        fits && block.first() <= want.through
-    });
-    blocks.cloned().collect()
+        if bytes > want.max_bytes && !blocks.is_empty() {
+            break;
+        }
+        blocks.push(block.clone());
+    }
+    blocks
 }

@@ -122,7 +122,7 @@ impl Image {
     fn entry(&self, index: Index) -> Option<(LogId, Bytes)> {
         let block = self.blocks.iter().find(|b| b.first() <= index && index <= b.last().index)?;
         let payload = block.entries().nth((index - block.first()) as usize)?;
-        Some((LogId::new(block.term(), index), payload))
+        Some((LogId::new(block.term(), index), Bytes::copy_from_slice(payload)))
     }
 
     fn read(&self, after: LogId, through: Index, most: usize) -> Option<Vec<EntryBlock>> {

@@ -230,7 +230,7 @@ fn content(reader: &dyn LogReader, found: Recovered) -> Content {
             .poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(read) = read else { panic!("a read of the log that waits") };
         for block in read.map_err(|e| e.to_string())? {
-            let payloads = block.entries().map(|payload| payload.to_vec());
+            let payloads = block.entries().map(<[u8]>::to_vec);
             entries.extend((block.first()..).zip(payloads));
         }
     }

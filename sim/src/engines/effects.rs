@@ -1,6 +1,7 @@
 //! One step of one engine, and what its outputs do: to the disk, to the network, to the tasks that a
 //! node has around its engine.
 
+use bytes::Bytes;
 use quorate_engine::{Index, Input, LogId, Message, NodeId, Notice, Output, Replicate, Stream};
 
 use crate::engines::check::Fact;
@@ -328,7 +329,8 @@ impl World {
             return;
         };
         let (entry, kind) = (LogId::new(block.term(), index), block.kind());
-        let payload = block.entries().nth((index - block.first()) as usize).unwrap_or_default();
+        let place = (index - block.first()) as usize;
+        let payload = Bytes::copy_from_slice(block.entries().nth(place).unwrap_or_default());
         node.applied = index;
         if node.is_witness() {
             return;

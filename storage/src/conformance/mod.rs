@@ -272,7 +272,7 @@ struct Model {
 }
 
 fn put(entries: &mut Entries, block: &EntryBlock) {
-    let mut payloads = block.entries();
+    let mut payloads = block.entries().map(Bytes::copy_from_slice);
     for index in block.first()..=block.last().index {
         entries.insert(index, (block.term(), block.kind(), block.codec(), payloads.next()));
     }

@@ -29,7 +29,7 @@ fn holds(log: &LogImage, at: LogId, command: &Bytes) -> bool {
         && log.block_at(at.index).is_some_and(|block| {
             let place = (at.index - block.first()) as usize;
             block.kind() == EntryKind::Command
-                && (block.is_withheld() || block.entries().nth(place).as_ref() == Some(command))
+                && (block.is_withheld() || block.entries().nth(place) == Some(command))
         })
 }
 

@@ -46,9 +46,10 @@ impl Check for LogMatching {
             }
             for payload in block.entries() {
                 let id = LogId::new(block.term(), prev.index + 1);
-                let entry = (block.kind(), payload, prev);
-                let known = self.entries.entry(id).or_insert_with(|| entry.clone());
-                if *known != entry {
+                let entry = || (block.kind(), Bytes::copy_from_slice(payload), prev);
+                let known = self.entries.entry(id).or_insert_with(entry);
+                if (known.0, &known.1[..], known.2) != (block.kind(), payload, prev) {
+                    let entry = entry();
                     return Err(format!(
                         "entry {id} of node {node} is {entry:?}, elsewhere it is {known:?}"
                     ));
