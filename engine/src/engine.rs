@@ -527,7 +527,12 @@ impl Engine {
             }
         }
         self.log.append(&block);
-        self.writes.staged_blocks.push(block);
+        if self.writes.staged_blocks.is_empty() {
+            // Nearly always: made with it, the list needs not grow.
+            self.writes.staged_blocks = vec![block];
+        } else {
+            self.writes.staged_blocks.push(block);
+        }
     }
 
     /// The same with blocks that follow one another behind the end of the log.

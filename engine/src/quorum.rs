@@ -51,19 +51,24 @@ pub fn reached_by_quorum<T: Ord + Copy>(membership: &Membership, value: impl Fn(
 
 /// The same of one voter set, which is not empty.
 fn reached_by_majority<T: Ord + Copy>(set: &BTreeSet<NodeId>, value: impl Fn(NodeId) -> T) -> T {
+    let behind = set.len() - majority(set.len());
     let mut reached = set.iter().map(|id| value(*id));
-    // Clusters are small: an array on the stack beats a vector.
-    let mut few = [reached.next().expect("a membership has voters"); 16];
-    let mut many;
-    let values = if set.len() <= few.len() {
-        few[1..].iter_mut().zip(reached).for_each(|(slot, value)| *slot = value);
-        &mut few[..set.len()]
-    } else {
-        many = set.iter().map(|id| value(*id)).collect::<Vec<_>>();
-        &mut many[..]
-    };
-    values.sort_unstable();
-    values[set.len() - majority(set.len())]
+    // Clusters are small: an array on the stack, in order from the beginning, beats a vector that is sorted.
+    let mut few = [reached.next().expect("a membership has voters"); 8];
+    if set.len() > few.len() {
+        let mut many: Vec<T> = set.iter().map(|id| value(*id)).collect();
+        many.sort_unstable();
+        return many[behind];
+    }
+    for (count, value) in (1..).zip(reached) {
+        let mut at = count;
+        while at > 0 && few[at - 1] > value {
+            few[at] = few[at - 1];
+            at -= 1;
+        }
+        few[at] = value;
+    }
+    few[behind]
 }
 
 #[cfg(test)]
