@@ -35,7 +35,7 @@ use crate::snapshots::View;
 use crate::stats::Counters;
 use crate::tail::{Found, Tail};
 
-/// How the node (and, for stale reads, the handle) reaches the worker.
+/// How the node (and, for stale reads and those by lease, the handle) reaches the worker.
 #[derive(Debug, Default)]
 pub(crate) struct ApplyInbox {
     orders: Mutex<Orders>,
@@ -244,9 +244,9 @@ impl<S: StateMachine> ApplyWorker<S> {
                 };
                 self.apply(blocks).await?;
                 self.digest_when_due().await?;
-                if self.applied.index < through {
+                if self.applied.index < self.inbox.lock().through {
                     // A backlog of batches that never wait must not keep a runtime of one thread
-                    // from the node.
+                    // from the node, nor a thread of the runtime from the postman.
                     tokio::task::yield_now().await;
                 }
             } else {
@@ -597,11 +597,11 @@ fn reply_to<S: StateMachine>(verdict: Verdict) -> Reply<S> {
     }
 }
 
-/// Answers on their way; local ones are given in one pass at the end.
+/// Answers on their way, given in one pass at the end.
 struct Answers<S: StateMachine> {
     local: Vec<(Token, Reply<S>)>,
-    clients: Vec<(Token, ForwardOutcome)>,
-    remote: Remote,
+    /// Of clients and of other nodes: to be encoded by the application's codec, which may take its time.
+    elsewhere: Vec<(Who, Reply<S>)>,
 }
 
 type Remote = BTreeMap<(NodeId, u64), Vec<ForwardAnswer>>;
@@ -609,7 +609,7 @@ type Remote = BTreeMap<(NodeId, u64), Vec<ForwardAnswer>>;
 impl<S: StateMachine> Answers<S> {
     /// None yet, with room for so many of callers here.
     fn with_room(local: usize) -> Self {
-        Self { local: Vec::with_capacity(local), clients: Vec::new(), remote: BTreeMap::new() }
+        Self { local: Vec::with_capacity(local), elsewhere: Vec::new() }
     }
 
     fn add_if_complete(&mut self, run: OpenRun<S::Response>) -> Option<OpenRun<S::Response>> {
@@ -634,11 +634,11 @@ impl<S: StateMachine> Answers<S> {
         match who {
             // Put together where it stays: see `Outputs::push_with`.
             Who::Local(token) => self.local.extend(std::iter::once_with(|| (token, reply))),
-            who => self.add_encoded(who, reply),
+            who => self.elsewhere.extend(std::iter::once_with(|| (who, reply))),
         }
     }
 
-    fn add_encoded(&mut self, who: Who, reply: Reply<S>) {
+    fn encode(reply: Reply<S>) -> ForwardOutcome {
         let encode = <S::Codec as Codec<S::Response>>::encode;
         let outcome = match reply {
             Reply::One(response) => {
@@ -659,27 +659,33 @@ impl<S: StateMachine> Answers<S> {
             }
         };
         // Done, and impossible to say how: the caller has to look.
-        let outcome = outcome.unwrap_or(ForwardOutcome::Unknown);
-        match who {
-            Who::Local(token) | Who::Client(token) => self.clients.push((token, outcome)),
-            Who::Remote { node, boot, token } => {
-                let answer = ForwardAnswer { token, outcome };
-                self.remote.entry((node, boot)).or_default().push(answer);
-            }
-        }
+        outcome.unwrap_or(ForwardOutcome::Unknown)
     }
 
     /// Answers the callers here; returns what is for other nodes.
     fn send(self, callers: &Callers<S>) -> Remote {
         let others = callers.tell(self.local);
         assert!(others.is_empty(), "a caller here sleeps");
-        let waiting = callers.take_all(self.clients.iter().map(|(token, _)| *token));
-        for (caller, (_, outcome)) in waiting.into_iter().zip(self.clients) {
+        let (mut tokens, mut clients, mut remote) = (Vec::new(), Vec::new(), Remote::new());
+        for (who, reply) in self.elsewhere {
+            let outcome = Self::encode(reply);
+            match who {
+                Who::Local(token) | Who::Client(token) => {
+                    tokens.push(token);
+                    clients.push(outcome);
+                }
+                Who::Remote { node, boot, token } => {
+                    let answer = ForwardAnswer { token, outcome };
+                    remote.entry((node, boot)).or_default().push(answer);
+                }
+            }
+        }
+        for (caller, outcome) in callers.take_all(tokens).into_iter().zip(clients) {
             if let Some(Caller::Client(call)) = caller {
                 call.complete(outcome);
             }
         }
-        self.remote
+        remote
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who waits for an answer, and what they ask: the one place where the types of the application meet the node.
+//! Who waits for an answer, and what they ask: where the types of the application meet the node.
 //!
 //! The handle puts a caller here, with a request that has a token in place of the caller. The node takes the
 //! requests; the apply worker, which has the typed response, tells the caller. The node carries tokens and bytes

@@ -28,7 +28,8 @@ pub struct Config {
     pub priority: u32,
     /// How long a write may take, from the call to the answer. Default 5 s.
     pub write_timeout: Duration,
-    /// How long a linearizable read may wait for its read index. Default 5 s.
+    /// How long a linearizable read may wait for its read index, and again until this node has applied it; and how long
+    /// any other read may wait for the state machine. Default 5 s.
     pub read_timeout: Duration,
     /// A session in which nothing is written for this long, in log time, is at an end. Counts for the
     /// sessions that are opened while this node leads. Default 60 s.

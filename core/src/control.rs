@@ -1,4 +1,4 @@
-//! The node's two queues: what can be said to it.
+//! What can be said to the node: its control queue, and the requests that callers leave in their table.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

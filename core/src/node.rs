@@ -1,7 +1,7 @@
 //! The node task: owns the engine of one group and carries out what it says.
 //!
-//! It awaits its inbox and its deadline, nothing else. Each turn takes everything that waits in both
-//! queues (control first), steps the engine, carries out the outputs in order, and hands one write
+//! It awaits its inbox and its deadline, nothing else. Each turn takes everything that waits in its
+//! control queue and then in the table of callers, steps the engine, carries out the outputs in order, and hands one write
 //! batch to the log; what arrives while the log syncs becomes the next batch.
 
 use std::collections::btree_map::Entry;
@@ -47,7 +47,7 @@ const MAX_STRANGERS: usize = 64;
 /// How often deadlines of writes and reads are looked at, while there are any.
 const SWEEP: Duration = Duration::from_millis(50);
 
-/// What a turn takes from each queue at most, so that neither starves the other.
+/// What a turn takes of each at most, controls and requests, so that neither starves the other.
 const TURN: usize = 4096;
 
 /// Committed entries that a follower applies together, under load.

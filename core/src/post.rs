@@ -10,11 +10,12 @@
 //! no post: they may rest, with nobody to drive them, while what asked there is driven elsewhere.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
+use futures::FutureExt as _;
 use futures::task::AtomicWaker;
 use quorate_storage::StateMachine;
 use tokio::runtime::{self, Handle, RuntimeFlavor};
@@ -30,6 +31,8 @@ pub(crate) const MANY: usize = 64;
 
 /// The answers that wait for the postman.
 pub(crate) struct Post<S: StateMachine> {
+    /// Held by the postman from when he takes letters until all are delivered. Before that of the bag.
+    delivering: Mutex<()>,
     bag: Mutex<Bag<S>>,
     postman: AtomicWaker,
 }
@@ -45,11 +48,15 @@ struct Bag<S: StateMachine> {
 impl<S: StateMachine> Post<S> {
     pub(crate) fn new() -> Self {
         let bag = Bag { letters: Vec::new(), served: false, task: None };
-        Self { bag: Mutex::new(bag), postman: AtomicWaker::new() }
+        Self { delivering: Mutex::new(()), bag: Mutex::new(bag), postman: AtomicWaker::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Bag<S>> {
         self.bag.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn lock_delivering(&self) -> MutexGuard<'_, ()> {
+        self.delivering.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Takes answers to be delivered, or gives them back when nobody would.
@@ -77,9 +84,11 @@ impl<S: StateMachine> Post<S> {
         self.lock().served = true;
     }
 
-    /// From now on nobody delivers. Returns what is left.
+    /// From now on nobody delivers. Returns what is left; what the postman had taken has been delivered, so that
+    /// nobody whom a letter is for is told anything else before.
     pub(crate) fn end(&self) -> Vec<(Token, Reply<S>)> {
         let left = {
+            let _delivered = self.lock_delivering();
             let mut bag = self.lock();
             bag.served = false;
             std::mem::take(&mut bag.letters)
@@ -88,13 +97,20 @@ impl<S: StateMachine> Post<S> {
         left
     }
 
-    /// Returns when no task is left of a post that has ended.
+    /// Returns when no task is left of a post that has ended. Dropped before, it may be called again.
     pub(crate) async fn ended(&self) {
-        let task = self.lock().task.take();
-        if let Some(task) = task {
+        poll_fn(|cx| {
+            let mut bag = self.lock();
+            let Some(task) = &mut bag.task else { return Poll::Ready(()) };
             // It ends with its runtime, too.
-            drop(task.await);
-        }
+            let ended = task.poll_unpin(cx).is_ready();
+            if !ended {
+                return Poll::Pending;
+            }
+            bag.task = None;
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
@@ -146,6 +162,7 @@ impl<S: StateMachine> Future for Postman<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let post = &self.callers.post;
         post.postman.register(cx.waker());
+        let _delivering = post.lock_delivering();
         let (letters, served) = {
             let mut bag = post.lock();
             (std::mem::take(&mut bag.letters), bag.served)
@@ -164,9 +181,9 @@ impl<S: StateMachine> Drop for Postman<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::task::Waker;
+    use std::task::{Wake, Waker};
+    use std::time::Duration;
 
-    use futures::FutureExt as _;
     use quorate_engine::ReadMode;
     use tokio::runtime::{Builder, Runtime};
 
@@ -189,8 +206,12 @@ mod tests {
     }
 
     fn ask(callers: &Arc<Callers<Counter>>) -> Token {
+        ask_as(Waker::noop().clone(), callers)
+    }
+
+    fn ask_as(waker: Waker, callers: &Arc<Callers<Counter>>) -> Token {
         let request = |token| Request::Read { token, mode: ReadMode::Index };
-        let asleep = Caller::Asleep(Waker::noop().clone());
+        let asleep = Caller::Asleep(waker);
         let Ok(token) = callers.ask(asleep, request) else { unreachable!("there is room") };
         token
     }
@@ -317,6 +338,63 @@ mod tests {
         for token in closed {
             assert!(block_on(callers.told(*token)).one().is_err());
         }
+        drop(stopped);
+        block_on(callers.post.ended());
+        assert_eq!(Arc::strong_count(&callers), 1);
+    }
+
+    /// Says that it was woken, and then holds up whoever does that until what it was made with is dropped.
+    struct Slow(Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
+
+    impl Wake for Slow {
+        fn wake(self: Arc<Self>) {
+            let ends = self.0.lock().expect("no panic");
+            ends.0.send(()).expect("somebody waits");
+            ends.1.recv().expect_err("nothing is sent");
+        }
+    }
+
+    #[test]
+    fn a_node_that_ends_overtakes_no_letter_that_is_on_its_way() {
+        let (runtime, callers) = (runtime_of_one_worker(), callers());
+        let (woken, is_woken) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel();
+        let slow = Waker::from(Arc::new(Slow(Mutex::new((woken, wait)))));
+        drop(crowd_on(&runtime, &callers));
+        let asking = {
+            let callers = callers.clone();
+            async move {
+                let first = ask_as(slow, &callers);
+                let others = (0..4 * MANY).map(|_| ask(&callers));
+                std::iter::once(first).chain(others).collect::<Vec<_>>()
+            }
+        };
+        let tokens = runtime.block_on(runtime.spawn(asking)).expect("no panic");
+        assert!(callers.tell(answers(&tokens)).is_empty());
+        // The postman has begun, and is held up. So is the end.
+        is_woken.recv().expect("the first is woken");
+        let (ended, is_ended) = mpsc::channel();
+        let ending = {
+            let callers = callers.clone();
+            std::thread::spawn(move || {
+                callers.close();
+                ended.send(()).expect("somebody waits");
+            })
+        };
+        is_ended.recv_timeout(Duration::from_millis(100)).ok();
+        drop(go_on);
+        ending.join().expect("no panic");
+        assert!(tokens.iter().all(|token| is_told(&callers, *token)));
+    }
+
+    #[test]
+    fn who_waits_for_the_end_of_the_post_may_give_up_and_wait_again() {
+        let (runtime, callers) = (runtime_of_one_worker(), callers());
+        drop(crowd_on(&runtime, &callers));
+        let stopped = stop(&runtime);
+        callers.close();
+        assert!(callers.post.ended().now_or_never().is_none());
+        assert!(callers.post.ended().now_or_never().is_none());
         drop(stopped);
         block_on(callers.post.ended());
         assert_eq!(Arc::strong_count(&callers), 1);

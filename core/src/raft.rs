@@ -526,13 +526,14 @@ impl<S: StateMachine> Raft<S> {
         if let Some(running) = task.as_mut() {
             // A panic of the node task was reported by its guard.
             drop(running.await);
-            let env = &self.shared.host.inner.env;
-            tokio::select! { biased;
-                () = self.shared.callers.post.ended() => {}
-                // Its runtime may be held up.
-                () = env.sleep(STOP_PATIENCE) => {}
-            }
+            // Whoever calls next, if this call is given up from here on, must not ask it again.
             *task = None;
+        }
+        let env = &self.shared.host.inner.env;
+        tokio::select! { biased;
+            () = self.shared.callers.post.ended() => {}
+            // Its runtime may be held up.
+            () = env.sleep(STOP_PATIENCE) => {}
         }
         if self.shared.owns_host {
             self.shared.host.shutdown().await;

@@ -1,8 +1,8 @@
 //! Many callers at a time, on runtimes with threads of their own, who come and go: every answer is its caller's,
 //! and nobody waits in vain.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -163,5 +163,28 @@ fn a_shutdown_answers_the_crowd_and_leaves_no_task() {
         assert!(matches!(raft.write(1).await, Err(WriteError::Stopped)));
     });
     assert_eq!(callers.metrics().num_alive_tasks(), 0);
+    assert_eq!(nodes.metrics().num_alive_tasks(), 0);
+}
+
+#[test]
+fn a_shutdown_that_is_given_up_while_answers_are_held_up_may_be_called_again() {
+    let (nodes, raft) = node();
+    let callers = runtime(1);
+    callers.block_on(sums(crowd(&callers, &raft, WRITES)));
+    // From here on their runtime does nothing else, also not for whoever is there to tell them.
+    let (held, is_held) = mpsc::channel();
+    let (go_on, wait) = mpsc::channel::<()>();
+    callers.spawn(async move {
+        held.send(()).unwrap();
+        wait.recv().unwrap_err();
+    });
+    is_held.recv().unwrap();
+    nodes.block_on(async {
+        let given_up = tokio::time::timeout(Duration::from_millis(500), raft.shutdown()).await;
+        assert!(given_up.is_err());
+        drop(go_on);
+        tokio::time::timeout(PATIENCE, raft.shutdown()).await.expect("it ends");
+        assert!(matches!(raft.write(1).await, Err(WriteError::Stopped)));
+    });
     assert_eq!(nodes.metrics().num_alive_tasks(), 0);
 }

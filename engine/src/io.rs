@@ -325,7 +325,7 @@ pub enum Decline {
         /// Who does, as far as known.
         leader: Option<NodeId>,
     },
-    /// Too many bytes wait for their commit.
+    /// Too many bytes wait for their commit, or to be applied here.
     Overloaded,
     /// The group has a log already.
     AlreadyInitialized,

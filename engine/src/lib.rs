@@ -78,8 +78,7 @@
 //!
 //! Commands: payloads pass through in [`EntryBlock`]s that the engine does not open. Queues: targets
 //! ([`Output::Replicate`], [`Output::Apply`]) replace one another and can't pile up. Callers: clients
-//! are tokens. The content of snapshots: chunks pass through as bytes. Changes of membership and
-//! transfer of leadership are to come.
+//! are tokens. The content of snapshots: chunks pass through as bytes.
 //!
 //! # Reading order
 //!

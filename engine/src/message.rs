@@ -11,7 +11,7 @@
 //! | [`InstallSnapshot`] | leader's snapshot transfer | the snapshot it is a part of | [`InstallSnapshotAnswer`], and once it is installed [`AppendEntriesAnswer`] |
 //! | [`InstallSnapshotAnswer`] | follower | nothing: what it has so far may be lost | |
 //! | [`ReadIndex`] | follower with readers | nothing | [`ReadIndexAnswer`] |
-//! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it | nothing | |
+//! | [`ReadIndexAnswer`] | leader, after a quorum confirmed it or by its lease; any other, to say that it can't | nothing | |
 //! | [`Introduce`] | pre-candidate, to a voter that may be blank; candidate or leader of a recovered group, to a member that may not know | nothing | [`Introduced`] |
 //! | [`Introduced`] | member that took the first configuration | that configuration | |
 //! | [`TimeoutNow`] | leader that hands over | nothing | |

@@ -134,7 +134,7 @@ pub enum Message {
 pub struct Digest {
     /// The last entry that the state has seen.
     pub at: LogId,
-    /// The digest, as its state machine gave it.
+    /// The digest of its state machine, with that of its sessions mixed in.
     pub digest: u64,
 }
 

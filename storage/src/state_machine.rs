@@ -56,7 +56,8 @@ pub trait StateMachine: Send + 'static {
     /// other gives, of older versions too.
     ///
     /// # Errors
-    /// Nothing is compacted; the node warns and tries again later.
+    /// Nothing is compacted; the node warns and tries again later. A panic counts as one, so whatever is done to the
+    /// state for a view must be complete when something may panic.
     async fn snapshot(&mut self) -> Result<Snapshot, Failure>;
 
     /// Replaces the whole state by what `snapshot` holds.

@@ -6,7 +6,7 @@ use quorate_network::tcp::TcpOptions;
 
 use crate::forward::REQUEST_BYTES;
 
-/// What anything but a deadline may last.
+/// What anything may last but a deadline and the longest pause.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What a write without a byte takes of [`ClientConfig::max_in_flight_bytes`].

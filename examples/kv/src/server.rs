@@ -495,7 +495,7 @@ async fn no_such_route(uri: Uri) -> ApiError {
         return ApiError::bad_request(message);
     }
     let message = format!(
-        "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /status, \
+        "there is no route {path}; there are /kv/{{key}}, /kv/{{key}}/cas, /sessions, /status, \
          /health, /metrics, /admin/members, /admin/transfer, /admin/snapshot and /admin/backup"
     );
     ApiError::new(Word::NotFound, message)
@@ -505,7 +505,7 @@ async fn no_such_method(uri: Uri) -> ApiError {
     let path = uri.path();
     let methods = match path.split('/').collect::<Vec<_>>()[..] {
         [_, "kv", _] => "GET, PUT or DELETE",
-        [_, "kv", _, "cas"] | [_, "admin", "transfer" | "snapshot"] => "POST",
+        [_, "kv", _, "cas"] | [_, "sessions"] | [_, "admin", "transfer" | "snapshot"] => "POST",
         [_, "admin", "members"] => "GET or POST",
         _ => "GET",
     };

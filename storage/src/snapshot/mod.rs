@@ -59,7 +59,7 @@ pub struct SnapshotInfo {
 
 /// One group's snapshots.
 ///
-/// All methods block, and are called where that is allowed, by the node's snapshot worker. They may
+/// All methods block, and are called where that is allowed, by the node's tasks for snapshots. They may
 /// be called from several threads at once, and while the log is written: a store of snapshots that
 /// fails does not make the log fail, nor the other way round.
 pub trait SnapshotStore: Send + Sync + 'static {
