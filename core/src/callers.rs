@@ -532,8 +532,8 @@ impl<S: StateMachine> Reply<S> {
         match self {
             Reply::One(response) => Ok(response),
             Reply::Forwarded(completed) => match *completed {
-                Completed::Applied(responses) => sole::<S>(responses),
-                _ => Err(odd()),
+                Completed::Applied(responses) => Ok(sole::<S>(responses)?),
+                _ => Err(odd().into()),
             },
             failed => Err(failed.write_failed()),
         }
@@ -547,7 +547,7 @@ impl<S: StateMachine> Reply<S> {
                 Completed::Applied(responses) => {
                     responses.into_iter().map(|response| Ok(decode::<S>(response)?)).collect()
                 }
-                _ => Err(odd()),
+                _ => Err(odd().into()),
             },
             failed => Err(failed.write_failed()),
         }
@@ -564,7 +564,7 @@ impl<S: StateMachine> Reply<S> {
             Reply::Forwarded(completed) => match *completed {
                 Completed::Applied(responses) => (sole::<S>(responses)?, false),
                 Completed::Repeated(response) => (decode::<S>(response)?, true),
-                Completed::Opened(_) => return Err(odd()),
+                Completed::Opened(_) => return Err(odd().into()),
             },
             failed => return Err(failed.write_failed()),
         };
@@ -577,7 +577,7 @@ impl<S: StateMachine> Reply<S> {
             Reply::Opened(session) => Ok(session),
             Reply::Forwarded(completed) => match *completed {
                 Completed::Opened(session) => Ok(session),
-                _ => Err(odd()),
+                _ => Err(odd().into()),
             },
             failed => Err(failed.write_failed()),
         }
@@ -605,14 +605,14 @@ impl<S: StateMachine> Reply<S> {
 }
 
 /// What a leader says that was asked for something else.
-fn odd() -> Box<WriteError> {
-    Box::new(WriteError::Response(AnyError::error("not the answer to what was asked")))
+fn odd() -> WriteError {
+    WriteError::Response(AnyError::error("not the answer to what was asked"))
 }
 
 /// The response to one command, from the leader.
-fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Written<S::Response> {
+pub(crate) fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Result<S::Response, WriteError> {
     let [response] = <[Bytes; 1]>::try_from(responses).map_err(|_| odd())?;
-    Ok(decode::<S>(response)?)
+    decode::<S>(response)
 }
 
 /// A response of another node: whatever the bytes are, the write was done.

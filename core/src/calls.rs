@@ -119,12 +119,13 @@ impl<S: StateMachine> GroupCalls<S> {
 
     /// Hands a request to the node, or tells the caller why not.
     fn queue(&self, caller: ClientCall, request: impl FnOnce(u64) -> Request) -> bool {
-        let turned_away = self.callers.ask(Caller::Client(caller), request).err();
-        let queued = turned_away.is_none();
-        if let Some((why, caller)) = turned_away {
-            caller.fail(Reply::failed(why.into()));
+        match self.callers.ask(Caller::Client(caller), request) {
+            Ok(_) => true,
+            Err((why, caller)) => {
+                caller.fail(Reply::failed(why.into()));
+                false
+            }
         }
-        queued
     }
 
     fn status(&self) -> NodeStatus {

@@ -1,8 +1,8 @@
 //! The node task: owns the engine of one group and carries out what it says.
 //!
 //! It awaits its inbox and its deadline, nothing else. Each turn takes everything that waits in its
-//! control queue and then in the table of callers, steps the engine, carries out the outputs in order, and hands one write
-//! batch to the log; what arrives while the log syncs becomes the next batch.
+//! control queue and then in the table of callers, steps the engine, carries out the outputs in order,
+//! and hands one write batch to the log; what arrives while the log syncs becomes the next batch.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

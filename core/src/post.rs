@@ -360,16 +360,14 @@ mod tests {
         let (woken, is_woken) = mpsc::channel();
         let (go_on, wait) = mpsc::channel();
         let slow = Waker::from(Arc::new(Slow(Mutex::new((woken, wait)))));
+        // From here on all are told by post.
         drop(crowd_on(&runtime, &callers));
         let asking = {
             let callers = callers.clone();
-            async move {
-                let first = ask_as(slow, &callers);
-                let others = (0..4 * MANY).map(|_| ask(&callers));
-                std::iter::once(first).chain(others).collect::<Vec<_>>()
-            }
+            async move { ask_as(slow, &callers) }
         };
-        let tokens = runtime.block_on(runtime.spawn(asking)).expect("no panic");
+        let mut tokens = vec![runtime.block_on(runtime.spawn(asking)).expect("no panic")];
+        tokens.extend(crowd_on(&runtime, &callers));
         assert!(callers.tell(answers(&tokens)).is_empty());
         // The postman has begun, and is held up. So is the end.
         is_woken.recv().expect("the first is woken");

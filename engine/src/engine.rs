@@ -2,8 +2,8 @@
 //!
 //! The chapters of the protocol are in files of their own, each an `impl Engine`: `election`,
 //! `replication` (both ends of it), `snapshot`, `reads`, `changes` of membership, `transfer` of the
-//! leadership, `recovery` of a lost quorum. What they share is here: the term rule, the writes that are under way, and the report of
-//! what changed.
+//! leadership, `recovery` of a lost quorum. What they share is here: the term rule, the writes that are
+//! under way, and the report of what changed.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -164,5 +164,12 @@ mod tests {
     fn large_sets_take_the_slow_path() {
         let ids: Vec<u64> = (1..=21).collect();
         assert_eq!(reached_by_quorum(&membership(&ids, &[]), |id| id), 11);
+        // Around the size from which on they do, and in no order.
+        for (voters, reached) in [(7, 4), (8, 4), (9, 5), (10, 5)] {
+            let ids: Vec<u64> = (1..=voters).collect();
+            let values = [3, 1, 2, 7, 5, 4, 6, 8, 10, 9];
+            let of = |id: u64| values[id as usize - 1].min(voters);
+            assert_eq!(reached_by_quorum(&membership(&ids, &[]), of), reached, "{voters}");
+        }
     }
 }

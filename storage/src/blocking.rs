@@ -28,8 +28,8 @@ pub trait BlockingStorage: Send + 'static {
     /// Reads while the store writes.
     type Reader: BlockingReader;
 
-    /// What is durable. Called once, before anything else, on a thread where
-    /// blocking is allowed.
+    /// What is durable. Called once, before anything else, on a thread where blocking is
+    /// allowed.
     ///
     /// # Errors
     /// Anything that makes the state unusable; the node does not start.

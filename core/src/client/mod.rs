@@ -19,7 +19,7 @@ use quorate_network::{CallKind, CallOutcome, NodeStatus};
 use quorate_storage::{Codec, StateMachine};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::callers::decode;
+use crate::callers::{decode, sole};
 use crate::env::{Env, TokioEnv};
 use crate::error::{ReadError, WriteError};
 use crate::forward::REQUEST_BYTES;
@@ -266,13 +266,6 @@ impl Shared {
 
 fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, WriteError> {
     <S::Codec as Codec<S::Command>>::encode(command).map_err(WriteError::Refused)
-}
-
-/// The response to one command.
-fn sole<S: StateMachine>(responses: Vec<Bytes>) -> Result<S::Response, WriteError> {
-    let odd = |_| WriteError::Response(AnyError::error("not one response"));
-    let [response] = <[Bytes; 1]>::try_from(responses).map_err(odd)?;
-    decode::<S>(response)
 }
 
 fn write_error(outcome: CallOutcome) -> WriteError {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use quorate_network::{CallKind, CallOutcome};
 use quorate_storage::{Codec, StateMachine};
 
-use super::{Client, encode, sole, write_error};
-use crate::callers::{Once, decode};
+use super::{Client, encode, write_error};
+use crate::callers::{Once, decode, sole};
 use crate::error::WriteError;
 use crate::session::Numbering;
 

@@ -21,7 +21,8 @@ pub struct TcpOptions {
     /// count as 4 KiB, values above 4 GiB as 4 GiB.
     pub max_frame_bytes: usize,
     /// Connections that others may have open to this node at the same time: 1024. Each peer needs
-    /// three, and a fourth once it sends a snapshot. Further ones are closed as they arrive. Those of clients count apart.
+    /// three, and a fourth once it sends a snapshot. Further ones are closed as they arrive. Those of
+    /// clients count apart.
     pub max_connections: usize,
     /// Connections of clients at the same time: 1024. Further ones are turned down in words.
     pub max_clients: usize,
